@@ -19,6 +19,7 @@ from pywren.version import __version__
 if TYPE_CHECKING:
     from pywren.executor import Executor
     from pywren.future import ResponseFuture
+    from pywren.jobs import attach, resume
     from pywren.wait import ALL_COMPLETED, ALWAYS, ANY_COMPLETED, get_all_results, wait
     from pywren.wren import (
         PoolExecutor,
@@ -39,12 +40,14 @@ __all__ = [
     "PoolExecutor",
     "ResponseFuture",
     "__version__",
+    "attach",
     "default_executor",
     "dummy_executor",
     "get_all_results",
     "lambda_executor",
     "local_executor",
     "remote_executor",
+    "resume",
     "standalone_executor",
     "wait",
 ]
@@ -60,12 +63,14 @@ _LAZY = {
     "Executor": "executor",
     "PoolExecutor": "wren",
     "ResponseFuture": "future",
+    "attach": "jobs",
     "default_executor": "wren",
     "dummy_executor": "wren",
     "get_all_results": "wait",
     "lambda_executor": "wren",
     "local_executor": "wren",
     "remote_executor": "wren",
+    "resume": "jobs",
     "standalone_executor": "wren",
 }
 _SUBMODULES = frozenset(
@@ -75,6 +80,7 @@ _SUBMODULES = frozenset(
         "executor",
         "future",
         "invokers",
+        "jobs",
         "local",
         "queues",
         "runtime",

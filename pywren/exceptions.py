@@ -8,7 +8,8 @@
     ├── SerializationError              a function, an argument or a module cannot be sent
     ├── DecodeError (ValueError)        bytes are not a valid pywren message
     ├── InvocationError                 the service refused to start a call
-    │   └── ShutdownError (RuntimeError)    the executor was shut down, or the program is exiting
+    │   ├── ShutdownError (RuntimeError)    the executor was shut down, or the program is exiting
+    │   └── InvocationThrottledError    the service is too busy to start a call now
     ├── DeploymentError                 the service refused to create, change or delete something
     ├── EmulatorError                   a part of the emulated AWS failed to start, or stopped
     ├── StorageError                    the storage refused a request, or cannot be reached
@@ -51,6 +52,7 @@ __all__ = [
     "EmulatorError",
     "IntegrityError",
     "InvocationError",
+    "InvocationThrottledError",
     "PywrenError",
     "ResultSerializationError",
     "RuntimeSetupError",
@@ -127,6 +129,13 @@ class InvocationError(PywrenError):
 
 class ShutdownError(InvocationError, RuntimeError):
     """The executor takes no more calls: it was shut down, or the program is exiting."""
+
+
+class InvocationThrottledError(InvocationError):
+    """The service that starts calls is too busy, or cannot be reached now. The same request may succeed later.
+
+    The executor sends such requests again, more slowly. A program sees this error only if they keep failing.
+    """
 
 
 class DeploymentError(PywrenError):

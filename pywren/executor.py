@@ -13,7 +13,9 @@ from pywren import wrenconfig
 from pywren.client import arguments, call_state, waiting
 from pywren.client.call_state import CallState
 from pywren.client.callset import Callset, Submission
+from pywren.client.driver.policy import Policy
 from pywren.client.inputs import Inputs
+from pywren.client.jobs import Job
 from pywren.client.protocols import Invoker, Origin, adapted
 from pywren.client.routes import make_dispatcher
 from pywren.client.staging import StagedDispatcher, agg_data
@@ -78,6 +80,8 @@ class Executor:
         # Weak: a callset lives as long as its futures, or as its calls run on this machine.
         self._callsets: weakref.WeakSet[Callset] = weakref.WeakSet()
         self.job_max_runtime = job_max_runtime
+        self._retries: int = wrenconfig.setting(config, "scheduler.retries")
+        self._max_concurrency: int | None = wrenconfig.setting(config, "scheduler.max_concurrency")
         self.serializer = _make_serializer(self._calls_to, self.runtime_meta_info)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -116,6 +120,11 @@ class Executor:
         use_cached_runtime: bool = True,
         overwrite_invoke_args: Mapping[str, Any] | None = None,
         exclude_modules: Iterable[str] | None = None,
+        *,
+        retries: int | None = None,
+        retry_on: type[BaseException] | Iterable[type[BaseException]] | None = None,
+        backup: bool = False,
+        name: str | None = None,
     ) -> list[ResponseFuture]:
         """Call a function once for every item, each call on its own worker.
 
@@ -130,6 +139,13 @@ class Executor:
             use_cached_runtime: let a worker use the runtime that it extracted for an earlier call.
             overwrite_invoke_args: members of the payload to replace just before the call is invoked; for tests.
             exclude_modules: strings; a module is not sent if the path of its file contains one of them.
+            retries: how many times a call that failed is tried again, besides the attempts that the platform took away;
+                by default ``scheduler.retries`` (2). With 0, a call that may have started is never started again.
+            retry_on: the classes of exceptions after which a call is tried again; the function may then run several
+                times. By default none, or ``Exception`` if ``retries`` is given.
+            backup: start a second attempt of calls that take over three times as long as the others; the first result
+                counts.
+            name: a name under which ``pywren.attach`` finds the calls again, from any process and machine.
 
         Returns:
             One future for each item, in order; ``[]`` for no items.
@@ -148,8 +164,10 @@ class Executor:
             "data_all_as_one": data_all_as_one,
             "use_cached_runtime": use_cached_runtime,
             "overwrite_invoke_args": overwrite_invoke_args,
+            "name": name,
         }
-        return self._submit(func, items, extra_env, extra_meta, exclude_modules, options)
+        policy = self._policy(retries, retry_on, backup)
+        return self._submit(func, items, extra_env, extra_meta, exclude_modules, options, policy)
 
     def call_async(
         self,
@@ -157,6 +175,10 @@ class Executor:
         data: Any,
         extra_env: Mapping[str, str] | None = None,
         extra_meta: Mapping[str, Any] | None = None,
+        *,
+        retries: int | None = None,
+        retry_on: type[BaseException] | Iterable[type[BaseException]] | None = None,
+        name: str | None = None,
     ) -> ResponseFuture:
         """Call a function once, on a worker.
 
@@ -165,11 +187,15 @@ class Executor:
             data: the argument of ``func``.
             extra_env: environment variables for the call.
             extra_meta: further members for the payload.
+            retries: see ``map``.
+            retry_on: see ``map``.
+            name: see ``map``.
 
         Raises:
             PywrenError: as for ``map``.
         """
-        return self._submit(func, [data], extra_env, extra_meta)[0]
+        options, policy = {"name": name}, self._policy(retries, retry_on)
+        return self._submit(func, [data], extra_env, extra_meta, options=options, policy=policy)[0]
 
     def reduce(
         self,
@@ -196,6 +222,19 @@ class Executor:
         futures = list_of(list_of_futures, "reduce()")
         wait(futures)
         return self.call_async(Reduction(function), futures, extra_env, extra_meta)
+
+    def resume_job(self, job: Job, extra_env: Mapping[str, str] | None = None) -> list[ResponseFuture]:
+        """Run the calls of a named job again that have not returned a value. ``pywren.resume`` calls this.
+
+        Args:
+            job: the job, from this executor's storage.
+            extra_env: the environment variables of the calls, if they had any.
+
+        Raises:
+            PywrenError: as for ``pywren.resume``.
+        """
+        shutdown.require_running()
+        return job.resume(self._stage_calls(), self._calls_to, arguments.checked_env(extra_env))
 
     def get_logs(self, future: ResponseFuture, verbose: bool = True) -> list[tuple[int, str]]:
         """Return what a finished call wrote to the log of the Lambda function.
@@ -426,6 +465,7 @@ class Executor:
         extra_meta: Mapping[str, Any] | None,
         exclude_modules: Iterable[str] | None = None,
         options: Mapping[str, Any] = _NO_OPTIONS,
+        policy: Policy | None = None,
     ) -> list[ResponseFuture]:
         shutdown.require_running()
         shutdown.go_on()
@@ -433,8 +473,9 @@ class Executor:
         arguments.check_meta(extra_meta)
         if not items:
             return []
-        # Only staged calls have payloads, whose members can be replaced.
-        dispatcher = self._stage_calls() if options.get("overwrite_invoke_args") else self._dispatcher
+        # Only staged calls have payloads, whose members can be replaced, and can be found by others.
+        staged = options.get("overwrite_invoke_args") or options.get("name") is not None
+        dispatcher = self._stage_calls() if staged else self._dispatcher
         mentions = Mentions()
         inputs = Inputs(by_reference=dispatcher.by_reference, mentions=mentions)
         function, pickled, modules = self.serializer.pack_call(
@@ -457,6 +498,7 @@ class Executor:
             extra_env=arguments.checked_env(extra_env),
             extra_meta=extra_meta,
             options=options,
+            policy=policy or self._policy(),
         )
         if self._is_in_memory:
             waiting.say_what_is_in_the_way("on this machine")
@@ -485,6 +527,17 @@ class Executor:
             # It runs on the thread that settles, under the callset's condition, so it must not wait: discard() takes no
             # lock.
             call_state.tell_when_done(future, kept.discard)
+
+    def _policy(self, retries: Any = None, retry_on: Any = None, backup: bool = False) -> Policy:
+        """Return what the driver may do, from the arguments of a map and the settings."""
+        if retry_on is None and retries is not None:
+            retry_on = Exception
+        return Policy(
+            retries=self._retries if retries is None else arguments.checked_retries(retries),
+            retry_on=arguments.checked_errors(retry_on),
+            backup=bool(backup),
+            max_concurrency=self._max_concurrency,
+        )
 
     def _stage_calls(self) -> StagedDispatcher:
         """Return a dispatcher that stages calls, even if the calls of this executor usually stay in memory."""

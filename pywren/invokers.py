@@ -51,6 +51,7 @@ class LambdaInvoker(Invoker):
     """
 
     payload_limit: int | None = ASYNC_PAYLOAD_LIMIT
+    may_lose_calls = True
     queue_patience: float | None = EVENT_AGE_LIMIT
 
     def __init__(
@@ -83,13 +84,14 @@ class LambdaInvoker(Invoker):
         return function_name(self.lambda_function_name)
 
     def invoke(self, payload: Payload) -> str:
-        """Start one call. While Lambda throttles requests or fails internally, wait and try again.
+        """Start one call.
 
         Returns:
             Lambda's request id.
 
         Raises:
             ArgumentError: the payload is larger than Lambda allows.
+            InvocationThrottledError: Lambda throttles requests or fails internally; the driver offers the call again.
             InvocationError: Lambda refused the call.
         """
         # for_each() of the dispatcher calls this on up to 256 threads. The check here spares a request that Lambda
@@ -123,6 +125,7 @@ class DummyInvoker(Invoker):
 
     runs_here = True
     starts_calls = False
+    may_repeat = False  # a program calls run_jobs() once, and then expects all outcomes
 
     TIME_LIMIT = False  # kept only for programs written for 0.4
 

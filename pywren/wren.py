@@ -162,6 +162,18 @@ class PoolExecutor(ExecutorAdapter):
         super().__init__(default_executor() if executor is None else executor, is_own=executor is None)
 
 
+def configuration(config: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+    """Return the configuration that an executor would use.
+
+    Args:
+        config: the configuration; ``None`` reads the file. If there is no file, everything is on this machine.
+
+    Raises:
+        ConfigError: the configuration is wrong.
+    """
+    return _checked(config).config
+
+
 def _executor(invoker: Any, config: Mapping[str, Any], job_max_runtime: float) -> Executor:
     from pywren.executor import Executor
 

@@ -276,6 +276,7 @@ KEYS: Mapping[str, Key] = {
     "runtime.preinstalls": Key((list,), (), hint="a list of the modules that a layer or an image provides"),
     "scheduler.map_item_limit": Key((int,), None, 1),
     "scheduler.retries": Key((int,), 2, 0, 100),
+    "scheduler.max_concurrency": Key((int,), None, 1),
     "standalone.ec2_instance_type": Key(default=AWS_EC2_INSTANCE_TYPE_DEFAULT),
     "standalone.sqs_queue_name": Key(default=AWS_SQS_QUEUE_DEFAULT),
     "standalone.visibility": Key((int,), 10, 0, 43200),

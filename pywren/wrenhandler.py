@@ -9,8 +9,9 @@ import tempfile
 from collections.abc import Mapping
 from typing import IO, Any
 
-from pywren.worker.handler import FIRST_LOOK, LOOK_INTERVAL, Container
+from pywren.worker.handler import Container
 from pywren.worker.run_status import server_info as get_server_info
+from pywren.worker.watch import FIRST_LOOK, LOOK_INTERVAL
 from pywren.wrenutil import b64str_to_bytes
 
 __all__ = [

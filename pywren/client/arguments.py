@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
@@ -12,6 +13,9 @@ from typing import Any
 from pywren.exceptions import ArgumentError
 from pywren.wire.call import CALL_FIELDS
 from pywren.wrenutil import iterate
+
+MOST_RETRIES = 100
+"""The most retries that a program may ask for."""
 
 MOST_ITEMS = 10_000_000
 """The most items that one map accepts when no limit is configured. The futures of more items would fill a machine's
@@ -56,6 +60,36 @@ def checked_runtime(seconds: float, longest: float) -> float:
             "example 300"
         )
     return seconds if isinstance(seconds, int) else number  # JSON cannot encode numpy's numbers
+
+
+def checked_retries(retries: Any) -> int:
+    """Return ``retries`` as an ``int``.
+
+    Raises:
+        ArgumentError: it is not a whole number, or is below 0 or above 100.
+    """
+    number = -1
+    if not isinstance(retries, (str, bytes, bool)):
+        with suppress(TypeError, ValueError):
+            number = operator.index(retries)
+    if not 0 <= number <= MOST_RETRIES:
+        raise ArgumentError(f"retries is {retries!r}; it must be a whole number from 0 to {MOST_RETRIES}")
+    return number
+
+
+def checked_errors(retry_on: Any) -> tuple[type[BaseException], ...]:
+    """Return ``retry_on`` as a tuple of classes.
+
+    Raises:
+        ArgumentError: it is neither a class of exceptions nor an iterable of them.
+    """
+    if retry_on is None:
+        return ()
+    classes = (retry_on,) if isinstance(retry_on, type) else tuple(iterate(retry_on, "retry_on takes exceptions"))
+    for one in classes:
+        if not (isinstance(one, type) and issubclass(one, BaseException)):
+            raise ArgumentError(f"retry_on has {one!r}, which is not a class of exceptions such as ConnectionError")
+    return classes
 
 
 def check_callable(func: object) -> None:

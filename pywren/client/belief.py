@@ -1,32 +1,22 @@
 """``weigh``: decides which statuses to believe. This module sends no requests and changes nothing.
 
 Anyone with write access to the bucket can write anything under a status key. A status is believed if it is signed with
-the key of its attempt and no record from Lambda shows that key (``client.failure_records`` explains why).
+the key of its attempt and no record from Lambda shows that key (``client.failure_records`` explains why). The same
+holds for the report of a failed attempt, which a worker signs in the same way and writes under the attempt's own key.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from pywren.client.callset import Callset
-from pywren.client.failure_records import FailureRecords
-from pywren.exceptions import CallError, DecodeError, IntegrityError, PywrenError
+from pywren.client.failure_records import Death, FailureRecords
+from pywren.exceptions import DecodeError, IntegrityError, PywrenError
 from pywren.wire.status import Status
 
-_FIRST_ATTEMPT = 1  # pywren does not retry calls yet
-
-
-class Death(NamedTuple):
-    """Why a call ended, according to a record from Lambda.
-
-    Args:
-        error: why the call ended.
-        over_what_stands: whether to overwrite the call's present status, because that status is not believed.
-    """
-
-    error: CallError
-    over_what_stands: bool
+Read = bytes | IntegrityError | None
+"""The bytes of an object, or why it was not read; ``None`` if there is none."""
 
 
 class Findings(NamedTuple):
@@ -36,47 +26,61 @@ class Findings(NamedTuple):
         believed: the statuses that are signed with a key that only the worker and the client had.
         failed: the errors that unsigned statuses report. An unsigned status cannot report a value.
         unbelieved: for each call whose status was not written by its worker, an error that says how this is known.
-        dead: the calls that have ended according to Lambda's records.
+        exposed: the calls with a status whose key a record shows: nobody can tell who wrote the status.
         missing: the calls without a status.
+        deaths: for each call, why attempts ended according to Lambda's records, by their numbers.
+        reports: what workers say about attempts that failed and may be repeated, by call and number.
         client_gone: whether the process that ran the calls had ended before the statuses were read.
     """
 
     believed: dict[str, Status]
     failed: dict[str, PywrenError]
     unbelieved: dict[str, IntegrityError]
-    dead: dict[str, Death]
+    exposed: set[str]
     missing: list[str]
+    deaths: dict[str, dict[int, Death]]
+    reports: dict[tuple[str, int], Status]
     client_gone: bool = False
 
 
 def weigh(
     callset: Callset,
-    read: Mapping[str, bytes | IntegrityError | None],
+    read: Mapping[str, Read],
     records: FailureRecords | None,
     client_gone: bool = False,
+    *,
+    reports: Mapping[tuple[str, int], Read] | None = None,
+    attempts: Mapping[str, Sequence[int]] | None = None,
 ) -> Findings:
     """Decide which statuses to believe.
 
     Args:
         callset: the callset.
-        read: the bytes read from the status key of each call; ``None`` if there was no object.
+        read: what was read from the status key of each call.
         records: Lambda's records, listed after the statuses were read; ``None`` if Lambda writes no records.
         client_gone: see ``Findings``.
+        reports: what was read from the keys of failed attempts.
+        attempts: for each call, the attempts that may be in flight; by default, the first.
     """
-    found = Findings({}, {}, {}, {}, [], client_gone)
+    found = Findings({}, {}, {}, set(), [], {}, {}, client_gone)
     for call_id, data in read.items():
         status = data if data is None or isinstance(data, IntegrityError) else _decoded(data, callset, call_id)
         # First: once a record shows the key, a valid signature proves nothing any more, so it must not be looked at
         # before.
-        dead = None if records is None else _death(callset, call_id, status, records)
-        if dead is not None:
-            found.dead[call_id] = dead
-        elif status is None:
+        deaths = {} if records is None else _deaths(callset, call_id, status, records, (attempts or {}).get(call_id))
+        if deaths:
+            found.deaths[call_id] = deaths
+        if status is None:
             found.missing.append(call_id)
+        elif isinstance(status, Status) and status.signed:
+            if status.attempt in deaths and records is not None and _is_shown(callset, status, records):
+                found.exposed.add(call_id)
+            else:
+                found.believed[call_id] = status
+        elif deaths:
+            found.exposed.add(call_id)
         elif isinstance(status, IntegrityError):
             found.unbelieved[call_id] = status
-        elif status.signed:
-            found.believed[call_id] = status
         # An unsigned failure is believed: whoever forges one can only make the call fail, which anyone with write
         # access to the prefix can do anyway. An unsigned value would be unpickled, which runs code.
         elif status.failure is not None:
@@ -87,21 +91,40 @@ def weigh(
                 "the call's worker wrote the status, or PYWREN_HOME is not the same as when the call was made. Nothing "
                 "was unpickled"
             )
+    for (call_id, number), data in (reports or {}).items():
+        report = _decoded(data, callset, call_id) if isinstance(data, bytes) else None
+        # Nothing unsigned here: a forged report could have calls repeated. The records are asked as for a status.
+        if not isinstance(report, Status) or not report.signed or report.attempt != number:
+            continue
+        if records is None or not _is_shown(callset, report, records):
+            found.reports[call_id, number] = report
     return found
 
 
-def _death(
-    callset: Callset, call_id: str, status: Status | IntegrityError | None, records: FailureRecords
-) -> Death | None:
-    signed = isinstance(status, Status) and status.signed
-    attempt = status.attempt if isinstance(status, Status) and signed else _FIRST_ATTEMPT
-    # The key of the attempt that signed: a record of an earlier attempt reveals only that attempt's key.
-    shown = records.of_key(callset.attempt_key(call_id, attempt))
-    if shown is not None:
-        return Death(shown, over_what_stands=True)
-    # A record that names the call but does not show the key has not revealed the key: a signature is still proof.
-    told = None if signed else records.of_call(call_id)
-    return None if told is None else Death(told, over_what_stands=status is not None)
+def _deaths(
+    callset: Callset,
+    call_id: str,
+    status: Status | IntegrityError | None,
+    records: FailureRecords,
+    attempts: Sequence[int] | None,
+) -> dict[int, Death]:
+    """Return which attempts of a call have ended according to the records."""
+    # A record that names the call but does not show the key has not revealed the key: a signature is still proof. It
+    # still tells that the attempt is over, which is of no interest if the attempt has left a status.
+    deaths = dict(records.of_call(call_id))
+    numbers = set(attempts or (1,))
+    if isinstance(status, Status) and status.signed:
+        numbers.add(status.attempt)
+    for number in numbers - deaths.keys():
+        # A record of an earlier attempt reveals only that attempt's key.
+        shown = records.shown(callset.attempt_key(call_id, number))
+        if shown is not None:
+            deaths[number] = shown
+    return deaths
+
+
+def _is_shown(callset: Callset, status: Status, records: FailureRecords) -> bool:
+    return records.shown(callset.attempt_key(status.call_id, status.attempt)) is not None
 
 
 def _decoded(data: bytes, callset: Callset, call_id: str) -> Status | IntegrityError:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from pywren.client.driver.policy import Policy
 from pywren.pickling.packed import Packed
 from pywren.system.home import user_key
 from pywren.wire import digests
@@ -30,10 +31,14 @@ class Callset:
         job_max_runtime: seconds that each call may run.
         queue_patience: seconds that a call may wait before it starts; ``None`` for no limit.
         function: the Lambda function whose records report failed calls; ``None`` when the calls run elsewhere.
+        overwrite: members of all payloads that the program sets itself (``overwrite_invoke_args``).
         facts: the members of ``invoke_status`` that are the same for all calls.
         modules: top-level names of the user's modules that were sent; unpickling an outcome may need these modules.
         condition: guards the states of all futures of the callset (``client.call_state``).
         inputs: the futures whose stored outcomes are arguments of the calls.
+        name: the name of the job, if the program gave it one.
+        first_attempt: the number of the first attempt since the job was last resumed. What earlier attempts returned
+            counts, but their failures do not.
         deletion: the finalizer that deletes the callset's directory on this machine, if there is one.
         origin: a weak reference to what gives the futures of the callset their outcomes, once there are futures.
     """
@@ -45,8 +50,11 @@ class Callset:
     job_max_runtime: float = 0.0
     queue_patience: float | None = None
     function: str | None = None
+    overwrite: Mapping[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     modules: frozenset[str] = frozenset()
+    name: str | None = None
+    first_attempt: int = 1
     # One for the whole map: settling ten thousand futures takes it once, and making them creates no locks. Only its
     # lock is used; a condition can be re-initialized in place after a fork.
     condition: threading.Condition = field(default_factory=threading.Condition, repr=False)
@@ -57,7 +65,8 @@ class Callset:
 
     def __getstate__(self) -> dict[str, Any]:
         # Pickle the secret too, because another user cannot derive it. Leave out what only this process has.
-        return dict(self.__dict__, secret=self.known_secret(), condition=None, deletion=None, origin=None)
+        here: dict[str, Any] = {"condition": None, "deletion": None, "origin": None, "overwrite": {}}
+        return {**self.__dict__, "secret": self.known_secret(), **here}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         # A new condition is right even for a copy in the same process: the unpickled futures have their own states.
@@ -108,6 +117,7 @@ class Submission(NamedTuple):
         extra_meta: further members of the payload.
         options: ``invoke_pool_threads``, ``data_all_as_one``, ``use_cached_runtime`` and
             ``overwrite_invoke_args`` of ``Executor.map``.
+        policy: what the user allows the driver; the dispatcher adds what it knows about the service.
     """
 
     callset: Callset
@@ -118,3 +128,4 @@ class Submission(NamedTuple):
     extra_env: Mapping[str, str] | None = None
     extra_meta: Mapping[str, Any] | None = None
     options: Mapping[str, Any] = MappingProxyType({})
+    policy: Policy = Policy()

@@ -34,15 +34,18 @@ _monitors: weakref.WeakValueDictionary[tuple[Any, ...], Monitor] = weakref.WeakV
 _noted: weakref.WeakValueDictionary[tuple[Any, ...], Noted] = weakref.WeakValueDictionary()
 
 
-def origin_for(callset: Callset, storage: Storage, client: str | None = None) -> StagedCallset:
-    """Return the origin that all unpickled futures of a callset share in this process.
+def origin_for(
+    callset: Callset, storage: Storage, client: str | None = None, alive: Callable[[], bool] | None = None
+) -> StagedCallset:
+    """Return the origin that all unpickled and attached futures of a callset share in this process.
 
     Args:
         callset: the callset.
         storage: where its objects are.
         client: for calls in the pool of another process, the file that the other process keeps locked while it lives.
+        alive: without such a file, tells whether the process that runs the calls is alive.
     """
-    alive = None if client is None else functools.partial(is_locked, client)
+    alive = alive if client is None else functools.partial(is_locked, client)
     key = (os.getpid(), *storage.path, callset.id)  # includes the process: a forked child has its own monitor
     with _attaching:
         # Test and make under one lock: with two origins for a callset, each would poll, and each pay for the requests.

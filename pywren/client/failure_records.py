@@ -17,7 +17,8 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
 
 from pywren.aws.errors import was_denied
 from pywren.exceptions import (
@@ -31,6 +32,7 @@ from pywren.exceptions import (
 )
 from pywren.storage import Storage
 from pywren.system.threads import for_each
+from pywren.wire.cause import Cause
 from pywren.wire.keys import failure_prefix
 
 logger = logging.getLogger(__name__)
@@ -56,7 +58,20 @@ CLOCKS_APART = 300.0
 
 _THREADS = 32
 _SHOWN = 1000  # characters of Lambda's own text
+_NOTHING: Mapping[int, Death] = MappingProxyType({})
 _KEY = re.compile(r"(?<![0-9a-fA-F])[0-9a-fA-F]{64}(?![0-9a-fA-F])")  # an attempt's key, as the payload spells it
+
+
+class Death(NamedTuple):
+    """Why an attempt ended, according to a record.
+
+    Args:
+        cause: why, in the words of the driver.
+        error: the error that names the cause and the remedy.
+    """
+
+    cause: Cause
+    error: CallError
 
 
 class Noted:
@@ -69,8 +84,9 @@ class Noted:
     def __init__(self) -> None:
         # Grows with the failed calls of the function for as long as the executor lives: some hundred bytes for each.
         self.read: set[str] = set()  # the keys of the records that were read
-        self.by_call: dict[tuple[str, str], CallError] = {}  # why calls ended, by callset id and call id
-        self.by_key: dict[str, CallError] = {}  # why attempts ended, by any hexadecimal key or digest in a record
+        # Why attempts ended, by callset id and call id, and then by the number of the attempt.
+        self.by_call: dict[tuple[str, str], dict[int, Death]] = {}
+        self.by_key: dict[str, Death] = {}  # why attempts ended, by any hexadecimal key or digest in a record
         self.denied: dict[str, float] = {}  # for each denied listing or read, when to try it again
         self.denial: StorageError | None = None
         self.warned = False
@@ -155,6 +171,11 @@ class FailureRecords:
             )
 
     def of_key(self, key: bytes) -> CallError | None:
+        """Return with which error an attempt ended if a record shows its key; see ``shown``."""
+        death = self.shown(key)
+        return None if death is None else death.error
+
+    def shown(self, key: bytes) -> Death | None:
         """Return why an attempt ended if a record shows its key: a status signed with that key is no longer believed.
 
         Args:
@@ -163,9 +184,9 @@ class FailureRecords:
         # Most callsets have no records: skip converting a key for each of their calls.
         return self._noted.by_key.get(key.hex()) if self._noted.by_key else None
 
-    def of_call(self, call_id: str) -> CallError | None:
-        """Return why a call ended if a record names the call, even if the record does not show the call's key."""
-        return self._noted.by_call.get((self._callset_id, call_id))
+    def of_call(self, call_id: str) -> Mapping[int, Death]:
+        """Return why attempts of a call ended, by their numbers, if records name the call, even without its keys."""
+        return self._noted.by_call.get((self._callset_id, call_id), _NOTHING)
 
     def _ask(self, what: str, now: float, request: Callable[[], _Answer]) -> _Answer | None:
         """Send a request and return its answer; ``None`` if the request is denied, or was denied a moment ago."""
@@ -201,19 +222,20 @@ class FailureRecords:
             return self._storage.get(key, (0, RECORD_LIMIT - 1))
 
     def _note(self, data: bytes) -> None:
-        record, error = _decoded(data), None
+        record = _decoded(data)
+        death = death_of(record)
         for value in _all_values(record.get("requestPayload")):
             if isinstance(value, Mapping):
                 call = value.get("callset_id"), value.get("call_id")
                 if isinstance(call[0], str) and isinstance(call[1], str):
-                    error = error or error_of(record)
-                    self._noted.by_call.setdefault((call[0], call[1]), error)
+                    # Other threads read the inner dict without a lock; setdefault() of one key is atomic.
+                    attempts = self._noted.by_call.setdefault((call[0], call[1]), {})
+                    attempts.setdefault(_attempt_in(value), death)
         for value in _all_values(record or data.decode("latin-1")):
             for name in _KEY.findall(value) if isinstance(value, str) else ():
-                error = error or error_of(record)
                 # Any 64 hexadecimal digits count, wherever they are: an attacker who could hide a key from this search
                 # could forge a status. A digest that matches by accident matches no attempt's key.
-                self._noted.by_key.setdefault(name.lower(), error)
+                self._noted.by_key.setdefault(name.lower(), death)
 
 
 def _all_values(value: Any) -> Iterator[Any]:
@@ -230,36 +252,48 @@ def _all_values(value: Any) -> Iterator[Any]:
             rest.extend(value)
 
 
-def error_of(record: Mapping[str, Any]) -> CallError:
-    """Return the error with which a record's call ended. The error names the cause and the remedy."""
+def death_of(record: Mapping[str, Any]) -> Death:
+    """Return why a record's attempt ended. The error names the cause and the remedy."""
     condition = _member(record, "requestContext", "condition")
     kind = _member(record, "responsePayload", "errorType")
     said = _member(record, "responsePayload", "errorMessage") or kind or condition or "Lambda's record does not say why"
     said = said[:_SHOWN]
     if condition == "EventAgeExceeded":
-        return CallLostError(
+        text = (
             "the call waited in Lambda's queue until it was too old, and never ran. Map over fewer items at once, "
             "raise the function's concurrency, or raise `lambda: event_age` in the configuration and run "
             "'pywren deploy_lambda'"
         )
+        return Death(Cause.TOO_OLD, CallLostError(text))
     if condition == "ZeroReservedConcurrency":
-        return CallLostError("the call never ran: the function's reserved concurrency is 0, which stops all calls")
+        text = "the call never ran: the function's reserved concurrency is 0, which stops all calls"
+        return Death(Cause.REFUSED, CallLostError(text))
     if kind == "Sandbox.Timedout" or "Task timed out" in said:
-        return CallTimeoutError(
+        text = (
             f"the call ran out of time: Lambda stopped its worker ({said}). Raise `lambda: timeout` in the "
             "configuration and run 'pywren deploy_lambda', or let each call do less"
         )
+        return Death(Cause.TIMED_OUT, CallTimeoutError(text))
     if kind == "Runtime.OutOfMemory" or "signal: killed" in said:
-        return WorkerCrashedError(
+        text = (
             f"the worker of the call was killed ({said}). Running out of memory may be the cause: raise `lambda: "
-            "memory` in the configuration and run 'pywren deploy_lambda', or let each call do less",
-            None,
+            "memory` in the configuration and run 'pywren deploy_lambda', or let each call do less"
         )
+        # Lambda says OutOfMemory only when it knows. A worker that was merely killed may do better next time.
+        known = kind == "Runtime.OutOfMemory"
+        return Death(Cause.OUT_OF_MEMORY if known else Cause.KILLED, WorkerCrashedError(text, None))
     if kind.startswith("Runtime.") and kind != "Runtime.ExitError":
-        return CallLostError(
-            f"the worker could not start: {said}. Deploy the function again with 'pywren deploy_lambda'"
-        )
-    return WorkerCrashedError(f"the worker of the call failed: {said}. The function's log may say more", None)
+        text = f"the worker could not start: {said}. Deploy the function again with 'pywren deploy_lambda'"
+        return Death(Cause.WORKER_FAILED, CallLostError(text))
+    text = f"the worker of the call failed: {said}. The function's log may say more"
+    # An error of Python's that left the handler; anything else means that the worker itself went away.
+    raised = kind and not kind.startswith(("Runtime.", "Sandbox."))
+    return Death(Cause.WORKER_FAILED if raised else Cause.KILLED, WorkerCrashedError(text, None))
+
+
+def _attempt_in(payload: Mapping[Any, Any]) -> int:
+    number = payload.get("attempt")
+    return number if type(number) is int else 1
 
 
 def _member(record: Mapping[str, Any], *path: str) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from pywren.client.call_state import CallState
     from pywren.client.callset import Callset, Submission
+    from pywren.client.driver.driver import Attempt
     from pywren.exceptions import PywrenError
     from pywren.future import ResponseFuture
     from pywren.storage import Storage
@@ -41,6 +42,16 @@ class Invoker:
         return None
 
     @property
+    def may_lose_calls(self) -> bool:
+        """Whether an accepted call may vanish without a trace, as an event may in Lambda's queue."""
+        return False
+
+    @property
+    def may_repeat(self) -> bool:
+        """Whether pywren may invoke a call again if an attempt failed. If not, each call is invoked once, as in 0.4."""
+        return True
+
+    @property
     def function_name(self) -> str | None:
         """The Lambda function whose records report failed calls; ``None`` when calls run elsewhere."""
         return None
@@ -60,6 +71,13 @@ class Invoker:
 
         Args:
             payload: ``Call.encode()``.
+
+        Returns:
+            The service's id of the invocation, if it is a string.
+
+        Raises:
+            InvocationThrottledError: the service is too busy now. The driver offers the call again.
+            InvocationError: the service refuses the call for good.
         """
         raise NotImplementedError
 
@@ -84,6 +102,8 @@ def adapted(invoker: Any) -> Invoker:
 
 class _Adapted(Invoker):
     """Wraps a program's own invoker. Each member is looked up when it is needed, because its value may change."""
+
+    may_repeat = False
 
     def __init__(self, given: Any) -> None:
         self._given = given
@@ -148,6 +168,9 @@ class Origin(Protocol):
 
     def invoke_status(self, future: CallState) -> dict[str, Any]:
         """Return a dict for users about what the client did for the call."""
+
+    def attempts(self, future: CallState) -> tuple[Attempt, ...]:
+        """Return the attempts of a call, as far as this process knows them."""
 
     def recipe(self, future: CallState) -> Recipe:
         """Return what another process needs to recreate this future."""

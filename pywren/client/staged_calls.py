@@ -2,8 +2,9 @@
 
 Which thread does what, and which lock guards what
 --------------------------------------------------
-A *poll* finds out which calls have ended. It lists the outstanding calls; reads statuses, Lambda's records and outputs;
-decides which statuses to believe; writes a status for each call that the client itself ends; unpickles outcomes; and
+A *poll* finds out which calls have ended. It reads statuses, reports of failed attempts and Lambda's records
+(``client.looking``); decides what to believe (``client.belief``); tells the driver, which decides what to invoke again
+and what to end; writes a status for each call that the client itself ends; fetches outputs; unpickles outcomes; and
 settles futures. Usually the monitor's thread polls. A thread of the program polls when it calls ``done()`` or
 ``wait(…, ALWAYS)``. If ``cancel()`` finds that the call has a status already, it polls that one call. Helper threads
 (``for_each``) only send requests for the thread that polls.
@@ -15,6 +16,7 @@ settles futures. Usually the monitor's thread polls. A thread of the program pol
 - ``Callset.condition``, shared by the callset's futures, guards their states (``client.call_state``). A thread that
   holds the condition may take ``_lock`` and then the monitor's lock, as ``add_done_callback`` does. No thread takes
   these locks in another order.
+- The driver has a lock of its own, which is innermost: it may be taken with any of these held.
 - One poll runs at a time. The flag ``_polling`` ensures this; it is not a lock: a thread that finds a poll running
   continues with what is known, and so never waits for another thread's requests. Only ``cancel`` may poll at the same
   time as another poll. Both polls read the same objects, and the first verdict of a future counts.
@@ -23,17 +25,25 @@ settles futures. Usually the monitor's thread polls. A thread of the program pol
 from __future__ import annotations
 
 import logging
+import shlex
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
+from pywren.aws.errors import was_denied
 from pywren.client import call_state, waiting
-from pywren.client.belief import Death, Findings, weigh
+from pywren.client.belief import Findings
 from pywren.client.call_state import CallState
 from pywren.client.callset import Callset
+from pywren.client.driver.driver import Attempt, Driver, Ready
+from pywren.client.driver.retrying import Over
 from pywren.client.failure_records import FailureRecords, Noted
+from pywren.client.invoking import Invocations
+from pywren.client.lease import Lease, held
+from pywren.client.looking import FETCH_THREADS, Looker
 from pywren.client.monitor import FIRST_POLL, Monitor, poll_delay
 from pywren.client.protocols import Recipe
 from pywren.client.trouble import Trouble
@@ -47,22 +57,33 @@ from pywren.exceptions import (
     StorageNoSuchKeyError,
 )
 from pywren.storage import Storage
+from pywren.system import shutdown
 from pywren.system.forks import in_each_child
 from pywren.system.threads import for_each
+from pywren.wire.cause import Cause
 from pywren.wire.digests import verify_sha256
 from pywren.wire.failure import Failure
 from pywren.wire.outcome import EAGER_OUTPUT_LIMIT
-from pywren.wire.status import Status
+from pywren.wire.status import CLIENT_ATTEMPT, Status
 
 logger = logging.getLogger(__name__)
 
 LOST_GRACE = 60.0
 """Seconds that a status may take to arrive before its call is declared lost."""
 
-# Enough to hide the latency of S3, tens of milliseconds for each GET. It is also the count of failures that means
-# trouble with the storage itself: one full round of the helpers.
-_FETCH_THREADS = 32
-_DIRECT_READS = 3  # read up to this many calls without a listing: a GET costs a twelfth of a LIST (S3 prices, 2026)
+_MOST_EXPOSURES = 3  # how often a status that anybody may have written is deleted to make room for another attempt
+
+
+class _End(NamedTuple):
+    """A status with which this client ends a call, once it is written.
+
+    Args:
+        status: the status.
+        over_what_stands: whether to overwrite the present status, because it is not believed.
+    """
+
+    status: Status
+    over_what_stands: bool = False
 
 
 class StagedCallset:
@@ -78,6 +99,7 @@ class StagedCallset:
         client_alive: tells whether the process that runs the calls is alive; ``None`` if no single process runs them.
         explain_silence: returns why no results arrive, or ``None`` if the reason is unknown; may itself be ``None``.
         noted: what is known from Lambda's records; callsets of one storage and one function share it.
+        lease: shows other clients that this one drives the callset; ``None`` if it does not.
         clock: returns seconds since the epoch; by default it is the storage's clock.
         timer: returns monotonic seconds.
     """
@@ -91,20 +113,26 @@ class StagedCallset:
         client_alive: Callable[[], bool] | None = None,
         explain_silence: Callable[[], str | None] | None = None,
         noted: Noted | None = None,
+        lease: Lease | None = None,
         clock: Callable[[], float] | None = None,
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
         self.callset = callset
         self.storage = storage
-        # No lock: for_each() helpers and the polling thread write different members of the entry of a call, with
-        # setdefault().
+        # No lock: threads that invoke, for_each() helpers and the polling thread write different members of the entry
+        # of a call, with setdefault().
         self.records: dict[str, dict[str, Any]] = {}
+        # Both are set by drive(), before any other thread knows this object. ``None`` if another process drives the
+        # calls.
+        self.driver: Driver | None = None
+        self._invocations: Invocations | None = None
         self._monitor = monitor
         self._client_alive = client_alive
         self._explain_silence = explain_silence
         self._clock = storage.now if clock is None else clock
         self._timer = timer
-        self._records_of_failure = self._failure_records(noted)
+        self._lease = lease
+        self._looker = Looker(callset, storage, self._failure_records(noted), self._clock, timer)
         self._lock = threading.RLock()
         # _lock guards everything below.
         self._polling = False
@@ -123,7 +151,36 @@ class StagedCallset:
         self._silence_told = False
         self._unfetched: dict[str, StorageError] = {}  # for each call, why its output cannot be fetched at present
         self._trouble = Trouble()
+        self._to_end: dict[str, _End] = {}  # what is to be written as soon as the storage takes it
+        self._exposures: dict[str, int] = {}
         _callsets.add(self)
+
+    def drive(self, driver: Driver, invocations: Invocations) -> None:
+        """Become the one that owns the calls: invoke them, repeat what failed, and end what cannot be repeated."""
+        self.driver, self._invocations = driver, invocations
+        shutdown.wait_for(self)
+
+    def payload(self, ready: Ready) -> dict[str, Any]:
+        """Return the payload of an attempt."""
+        # On a thread that invokes. Each attempt has a key of its own, and the time is that of this attempt: with
+        # thousands of calls the last is invoked much later than the first.
+        key = self.callset.attempt_key(ready.call_id, ready.number).hex()
+        kept: dict[str, Any] = self.records[ready.call_id]["payload"]
+        kept["attempt"], kept["host_submit_time"] = ready.number, time.time()
+        return {**kept, "attempt_key": key, **self.callset.overwrite}
+
+    def note_invocation(self, ready: Ready, started: float, seconds: float) -> None:
+        """Record when an attempt was invoked, in seconds since the epoch, and how long that took."""
+        # On a thread that invokes; each call is invoked by one thread at a time.
+        record = self.records[ready.call_id]
+        record["lambda_invoke_timestamp"], record["lambda_invoke_time"] = started, seconds
+
+    def refuse(self, call_id: str, error: Exception) -> None:
+        """End a call that the service has refused for good, after ``map`` has returned."""
+        known = error if isinstance(error, PywrenError) else unexpected(error)
+        with self._lock:
+            self._to_end.setdefault(call_id, _End(self._client_status(call_id, known)))
+        self._monitor.watch(self)
 
     # -- Origin ------------------------------------------------------------------------------------------------
 
@@ -179,8 +236,8 @@ class StagedCallset:
         # A status exists already. It may be the worker's, or something that somebody else has written.
         # On the cancelling thread, even while a poll runs: it must not wait for that poll, nor report False for a
         # status that is forged.
-        found = self._find_out([call_id])
-        if call_id in found.unbelieved:
+        found = self._looker.look_at_once(call_id, self._in_flight([call_id]))
+        if call_id in found.unbelieved or call_id in found.exposed:
             # Unconditional: a conditional write would lose to the status that stands. It overwrites no worker's status,
             # because the worker's own write is conditional and has lost to the same object.
             self._write_end(call_id, error, over_what_stands=True)
@@ -204,17 +261,43 @@ class StagedCallset:
         return [one for futures in living for one in futures[:1] if not call_state.is_done(one)]
 
     def withdraw(self) -> int:
-        """Return 0: every call has left this machine."""
-        return 0
+        """Cancel the calls that were never invoked, and return how many. Return immediately."""
+        dropped = [] if self.driver is None else self.driver.drop_held()
+        with self._lock:
+            for call_id in dropped:
+                error = CallCancelledError("the call was cancelled before it was invoked")
+                self._to_end.setdefault(call_id, _End(self._client_status(call_id, error)))
+        if dropped:
+            self._monitor.watch(self)  # another process may wait for these calls, so they get a status
+        return len(dropped)
+
+    def held_back(self) -> str | None:
+        """Return how many calls were not invoked yet, on purpose, and why; ``None`` if there are none."""
+        held = 0 if self.driver is None else self.driver.never_invoked()
+        if not held or self.driver is None:
+            return None
+        step = self.driver.peek()
+        reason = step.reason if step is not None and step.reason else "the service is busy"
+        calls = "1 call is" if held == 1 else f"{held} calls are"
+        return f"{calls} not invoked yet ({reason})"
+
+    def wait_until_invoked(self, timeout: float | None) -> bool:
+        """Wait until all calls are invoked. Return False if ``timeout``, in seconds, runs out first."""
+        return self.driver is None or self.driver.wait_until_invoked(timeout)
 
     def run_status(self, target: CallState) -> dict[str, Any] | None:
         """Return the worker's status."""
         verdict = call_state.verdict_of(target)
         if verdict is not None and isinstance(verdict.source, Status):
-            return verdict.source.document()
+            attempts = [one._asdict() for one in self.attempts(target)]
+            return {**verdict.source.document(), **({"attempts": attempts} if len(attempts) > 1 else {})}
         # The verdict has no source if the status was unsigned. Then the error made from the status contains the status.
         status = None if verdict is None else getattr(verdict.error, "status", None)
         return None if status is None else dict(status)
+
+    def attempts(self, target: CallState) -> tuple[Attempt, ...]:
+        """Return the attempts of a call; an empty tuple if another process drives the call."""
+        return () if self.driver is None else self.driver.attempts(target.call_id)
 
     def invoke_status(self, target: CallState) -> dict[str, Any]:
         """Return what the client did for the callset and for this call."""
@@ -232,7 +315,8 @@ class StagedCallset:
     def _record(self, call_id: str) -> dict[str, Any]:
         """Return what is known of one call: its payload without secrets and argument, and the client's actions."""
         record = dict(self.records.get(call_id, {}))
-        return {**record.pop("payload", {}), **record}
+        payload = {name: value for name, value in record.pop("payload", {}).items() if name != "data_inline"}
+        return {**payload, **record}
 
     # -- futures -------------------------------------------------------------------------------------------------
 
@@ -260,15 +344,20 @@ class StagedCallset:
 
     def _outstanding(self) -> list[str]:
         """Return, in the order of their keys, the calls that have an unfinished future which something still holds."""
-        # A copy, because dropping a future may run a user's __del__, which may come back here: the lock is reentrant.
-        for call_id in [c for c in self._futures if not self._living(c)]:
-            self._drop(call_id)
+        # While calls wait to be invoked, those in flight are of interest even if nothing holds their futures: their
+        # ends make room.
+        if self.driver is None or not self.driver.holds_back():
+            # A copy, because dropping a future may run a user's __del__, which may come back here: the lock is
+            # reentrant.
+            for call_id in [c for c in self._futures if not self._living(c)]:
+                self._drop(call_id)
         return sorted(self._futures)
 
     def _drop(self, call_id: str) -> None:
         for one in self._living(call_id):
             self._with_callbacks.discard(one)
         self._futures.pop(call_id, None)
+        self.records.get(call_id, {}).get("payload", {}).pop("data_inline", None)  # only another attempt needs it
         # May free a status with its output. pop() with a default: a concurrent poll may have settled the call already.
         self._committed.pop(call_id, None)
 
@@ -323,14 +412,19 @@ class StagedCallset:
         # No request, not even a listing: the monitor then drops this callset.
         if not outstanding:
             return
+        if self._lease is not None:
+            self._lease.renew_if_due()
         ended = False
         trouble: PywrenError | None = None
         calls: frozenset[str] | None = None
         try:
             # Ask before reading anything: otherwise the last statuses written before the process ended could be missed.
             client_gone = self._client_alive is not None and bool(unknown) and not self._client_alive()
-            found = self._find_out(unknown, client_gone)
+            found = self._looker.look(unknown, self._start_after(unknown), self._in_flight(unknown), client_gone)
+            self._count_queries(unknown)
             ended = self._carry_out(found)
+            if self._invocations is not None:
+                self._invocations.wake()
             if found.missing:
                 self._report_silence(len(found.missing))
             with self._lock:
@@ -346,9 +440,12 @@ class StagedCallset:
         with self._lock:
             lasting = self._trouble.lasting(self._timer())
             living = [one for call_id in self._futures for one in self._living(call_id)] if lasting else []
+            over = not self._futures
             concerned = self._trouble.concerned(living)
         if lasting is not None:  # not under the lock, because this takes the condition of the futures
             waiting.report_trouble(concerned, lasting, began)
+        if over and self._lease is not None:
+            self._lease.release()
 
     def _note_poll(
         self, started: float, ended: bool, trouble: PywrenError | None, calls: frozenset[str] | None
@@ -370,7 +467,9 @@ class StagedCallset:
             if set(self._futures) <= set(self._committed) and not any(map(self._is_awaited, self._committed)):
                 return None  # only big outputs that nothing has asked for are left
             # It backs off with the age of the last result: an hour of waiting costs at most some 720 LIST requests.
-            return poll_delay(self._timer() - self._last_progress, self._poll_cost)
+            delay = poll_delay(self._timer() - self._last_progress, self._poll_cost)
+        due = None if self.driver is None else self.driver.next_due()
+        return delay if due is None else min(delay, max(due, FIRST_POLL))
 
     def forget_parent_locks(self) -> None:
         """In a forked child, replace the locks and flags that other threads of the parent may have held or set."""
@@ -380,41 +479,18 @@ class StagedCallset:
         living = [one for call_id in self._futures for one in self._living(call_id)]
         call_state.forget_parent_threads(self.callset.condition, living)
         self._with_callbacks.clear()  # the parent will call these callbacks
+        self.driver = self._invocations = None  # the parent drives the calls; here they are only waited for
 
     # -- reading -------------------------------------------------------------------------------------------------
 
-    def _find_out(self, unknown: Sequence[str], client_gone: bool = False) -> Findings:
-        """Read the statuses of these calls, then Lambda's records, and decide what to believe.
+    def _in_flight(self, call_ids: Sequence[str]) -> Mapping[str, Sequence[int]] | None:
+        return None if self.driver is None else self.driver.in_flight(call_ids)
 
-        Raises:
-            StorageError: something could not be read, so it cannot be decided what to believe.
-        """
-        read: dict[str, bytes | IntegrityError | None] = dict.fromkeys(unknown)
-
-        def read_one(call_id: str) -> None:
-            try:
-                read[call_id] = self.storage.read_status(self.callset.id, call_id)
-            except IntegrityError as error:  # the object is larger than any status, so it is not read
-                read[call_id] = error
-
-        # Each helper thread sets a different key of ``read``, and all keys exist already, so no lock is needed.
-        for_each(read_one, self._candidates(unknown), self._threads())
+    def _count_queries(self, call_ids: Sequence[str]) -> None:
         with self._lock:
-            for call_id in unknown:
+            for call_id in call_ids:
                 for one in self._living(call_id):
                     one.status_query_count += 1
-        records = self._records_of_failure
-        if records is not None:
-            now = self._clock()
-            # The order matters. A status that is forged with a key from a record is written after that record. So a
-            # listing made after the statuses were read shows every record whose key may have signed one of them.
-            if any(data is not None for data in read.values()) or (read and records.is_due(now)):
-                # If this raises, no status of this poll is believed: without the records a forged one cannot be told
-                # from a real one. The next poll reads everything again.
-                records.refresh(now)
-            if records.is_empty:
-                records = None
-        return weigh(self.callset, read, records, client_gone)
 
     def _failure_records(self, noted: Noted | None) -> FailureRecords | None:
         function = self.callset.function
@@ -422,14 +498,10 @@ class StagedCallset:
             return None
         return FailureRecords(self.storage, function, self.callset.id, self.callset.submitted, noted)
 
-    def _threads(self) -> int:
-        # Files of this machine have no latency to hide, and threads would only contend for the GIL.
-        return 1 if self.storage_path[0] == "localhost" else _FETCH_THREADS
-
-    def _candidates(self, unknown: Sequence[str]) -> Sequence[str]:
-        # S3 is strongly consistent since December 2020: a GET or a LIST shows every status whose PUT has been answered.
-        if len(unknown) <= _DIRECT_READS:
-            return unknown
+    def _start_after(self, unknown: Sequence[str]) -> str:
+        """Return the last call before the first outstanding one. Keys up to there need not be listed again."""
+        if not unknown:
+            return ""
         with self._lock:
             if not self._order:
                 self._order, self._passed = sorted(self._futures), 0
@@ -437,19 +509,16 @@ class StagedCallset:
             # _order.
             while self._passed < len(self._order) and self._order[self._passed] < unknown[0]:
                 self._passed += 1
-            # S3 lists keys in order: keys before the first outstanding call need not be listed again.
-            start_after = self._order[self._passed - 1] if self._passed else ""
-        # The listing also shows statuses of calls that were settled before: reading those again would be wasted.
-        wanted = set(unknown)
-        return [c for c in self.storage.finished_calls(self.callset.id, start_after) if c in wanted]
+            return self._order[self._passed - 1] if self._passed else ""
 
     # -- carrying out -------------------------------------------------------------------------------------------
 
     def _carry_out(self, found: Findings) -> bool:
-        """Settle the calls that a poll found to have ended, to be dead or to be lost. Return whether any were found."""
+        """Settle the calls that have ended, repeat or end those that failed. Return whether any call was settled."""
         verdicts = {call_id: Verdict(None, error) for call_id, error in found.failed.items()}
         verdicts.update((call_id, Verdict(None, error)) for call_id, error in found.unbelieved.items())
         for call_id, status in found.believed.items():
+            self._tell_driver(status)
             if status.output_sha256 is None:
                 # Unpickling runs the user's code. No lock is held here, so that code may use futures of this very
                 # callset.
@@ -459,12 +528,177 @@ class StagedCallset:
                 if call_id not in verdicts and call_id in self._futures:  # otherwise another poll has settled the call
                     # Remember the status, so that the next poll does not read it again only to fetch the same output.
                     self._committed[call_id] = status
-        # Before any write below: outcomes that are known must not wait for, or be lost to, requests that may fail.
+        # Before any request below: outcomes that are known must not wait for, or be lost to, requests that may fail.
         self._settle(verdicts)
-        ended = self._end_dead(found.dead)
-        lost = self._end_lost(found.missing, found.client_gone)
+        self._mark_running()
+        if self.driver is None:
+            self._end_what_died(found)
+        else:
+            self._repeat(found, self.driver)
+        ended = self._write_ends()
         # _fetch_outputs() comes first in the expression: ``or`` must not skip it.
-        return self._fetch_outputs() or ended or lost or bool(verdicts) or bool(found.believed)
+        return self._fetch_outputs() or ended or bool(verdicts) or bool(found.believed)
+
+    def _tell_driver(self, status: Status) -> None:
+        if self.driver is not None:
+            began, where = status.info.get("start_time"), status.info.get("log_stream_name")
+            self.driver.ended(
+                status.call_id,
+                status.attempt,
+                began if isinstance(began, int | float) else None,
+                where if isinstance(where, str) else "",
+                failed=status.failure is not None or status.exception_traceback is not None,
+            )
+
+    def _mark_running(self) -> None:
+        for sign in self._looker.signs:
+            if self.driver is not None:
+                self.driver.running(*sign)
+            with self._lock:
+                living = self._living(sign.call_id)
+            for one in living:
+                call_state.mark_running(one)
+
+    # -- calls of this process: another attempt, or the end ----------------------------------------------------------
+
+    def _repeat(self, found: Findings, driver: Driver) -> None:
+        """Tell the driver which attempts have failed, and remember the calls that it gives up."""
+        # Only now, after everything was read: time in which the storage was out of reach proves nothing.
+        driver.look()
+        for (call_id, number), status in found.reports.items():
+            self._note_failure(driver, call_id, number, status)
+        for call_id, deaths in found.deaths.items():
+            if call_id in found.believed:
+                continue  # the record is about another attempt than the one that has brought the outcome
+            if call_id in found.exposed:
+                self._make_room(call_id)
+            for number, death in sorted(deaths.items()):
+                step = driver.failed(call_id, number, death.cause, death.error)
+                if isinstance(step, Over):
+                    self._give_up(call_id, Failure.of(death.error), step.message)
+        for call_id, _, cause, message in driver.decide():
+            text = f"the call is lost: its worker has vanished ({cause.value})"
+            self._give_up(call_id, Failure(CallLostError.__name__, text), message)
+        for call_id, _, _, message in driver.overdue(self._clock(), LOST_GRACE):
+            self._give_up(call_id, Failure(CallLostError.__name__, self._overdue_text()), message)
+
+    def _note_failure(self, driver: Driver, call_id: str, number: int, status: Status) -> None:
+        """Report a failed attempt. If the call is not repeated, what the worker said becomes its status."""
+        if status.failure is not None:
+            error: BaseException = status.failure.error(self.callset.id, call_id, status.document())
+            cause = status.failure.cause or Cause.WORKER_FAILED
+        else:
+            # Unpickling runs the user's code, without a lock. A big exception has an object of its own.
+            outcome = status.outcome if status.output_sha256 is None else self._fetch(status)
+            if isinstance(outcome, StorageError):
+                error = outcome
+            else:
+                error = of_status(status, outcome, self.callset.id).error or unexpected(ValueError("no exception"))
+            cause = Cause.EXCEPTION
+        step = driver.failed(call_id, number, cause, error)
+        if isinstance(step, Over):
+            if status.failure is not None and step.message:
+                status = replace(status, failure=_with_attempts(status.failure, step.message))
+            with self._lock:
+                self._to_end[call_id] = _End(status)
+
+    def _make_room(self, call_id: str) -> None:
+        """Delete a status that anybody may have written, since it would keep every other attempt from ending the call.
+
+        Raises:
+            StorageError: the status cannot be deleted now. Nothing has been decided, so the next poll tries again.
+        """
+        with self._lock:
+            count = self._exposures[call_id] = self._exposures.get(call_id, 0) + 1
+        if count <= _MOST_EXPOSURES:
+            # A worker that is still running may have lost to the status; the driver then invokes the call once more.
+            self.storage.backend.delete([self.callset.call_keys(call_id).status])
+
+    def _give_up(self, call_id: str, failure: Failure, message: str) -> None:
+        status = replace(self._blank_status(call_id), failure=_with_attempts(failure, message))
+        with self._lock:
+            self._to_end[call_id] = _End(status, over_what_stands=self._exposures.get(call_id, 0) > 0)
+
+    def _overdue_text(self) -> str:
+        whose = "worker" if self.callset.function is None else "function"
+        return (
+            f"the call is lost: it has no status {self._clock() - self.callset.submitted:.0f} s after it was invoked. "
+            f"The call never started, or its worker vanished. Check the {whose}'s log, and run the call again"
+        )
+
+    # -- calls that another process drives ---------------------------------------------------------------------------
+
+    def _end_what_died(self, found: Findings) -> None:
+        """Remember calls that have died, or can no longer get a status, unless their own client is alive."""
+        dead = {
+            call_id: deaths[max(deaths)] for call_id, deaths in found.deaths.items() if call_id not in found.believed
+        }
+        lost_after = self.callset.lost_after(LOST_GRACE)
+        lost = [c for c in found.missing if c not in dead]
+        if found.client_gone:
+            # The process of the calls holds no lock on its file any more, and the statuses were read after that was
+            # seen: no further one can appear.
+            text = f"the call is lost: the process that made the call has ended; {self._how_to_run_again()}"
+        elif lost_after is not None and self._clock() > lost_after:
+            text = self._overdue_text()
+        else:
+            lost = []
+        # A client that has ended drives nothing, however fresh its lease is.
+        if (dead or lost) and (found.client_gone or not self._is_driven_elsewhere()):
+            for call_id, death in dead.items():
+                end = _End(self._client_status(call_id, death.error), over_what_stands=call_id in found.exposed)
+                self._to_end.setdefault(call_id, end)
+            for call_id in lost:
+                self._to_end.setdefault(call_id, _End(self._client_status(call_id, CallLostError(text))))
+
+    def _is_driven_elsewhere(self) -> bool:
+        return held(self.storage, self.callset, self._clock) is not None
+
+    def _how_to_run_again(self) -> str:
+        name = self.callset.name
+        return "run the call again" if name is None else f"run it again with `pywren resume {shlex.quote(name)}`"
+
+    def _write_ends(self) -> bool:
+        """Write the statuses that end calls, and settle these calls, except those that have just got another status.
+
+        The statuses also tell users who may not read the records. So an error of the storage delays them only.
+        """
+        with self._lock:
+            ends = {call_id: end for call_id, end in self._to_end.items() if call_id in self._futures}
+            self._to_end.clear()
+        done: list[str] = []  # helper threads append to it; this thread settles the calls when they have returned
+        trouble: list[StorageError] = []
+
+        def write(call_id: str) -> None:
+            status, over_what_stands = ends[call_id]
+            try:
+                # Conditional, unless nothing that stands is believed: a status that arrives at the last moment wins,
+                # and the next poll reads it.
+                if not self._write(status, over_what_stands=over_what_stands):
+                    return
+            except StorageError as problem:
+                if status.failure is None or not was_denied(problem):
+                    with self._lock:
+                        self._to_end.setdefault(call_id, ends[call_id])
+                    trouble.append(problem)
+                    return
+                # This process knows of the end all the same.
+                logger.debug("cannot record the end of call %s of callset %s: %s", call_id, self.callset.id, problem)
+            done.append(call_id)
+
+        for_each(write, ends, self._looker.threads)
+        self._settle({call_id: self._verdict_of(ends[call_id].status) for call_id in done})
+        if trouble:
+            raise trouble[0]
+        return bool(done)
+
+    def _verdict_of(self, status: Status) -> Verdict:
+        if status.output_sha256 is None:
+            return of_status(status, status.outcome, self.callset.id)
+        data = self._fetch(status)
+        return (
+            Verdict(None, data, status) if isinstance(data, StorageError) else of_status(status, data, self.callset.id)
+        )
 
     def _fetch_outputs(self) -> bool:
         """Fetch the separate outputs that are small or that something has asked for, and settle their futures.
@@ -490,11 +724,11 @@ class StagedCallset:
                 fetched[call_id] = self._fetch(wanted[call_id])
             except StorageError as error:
                 unfetched[call_id] = error
-                if len(unfetched) >= _FETCH_THREADS:  # the storage is in trouble: more requests would only waste time
+                if len(unfetched) >= FETCH_THREADS:  # the storage is in trouble: more requests would only waste time
                     raise
 
         try:
-            for_each(fetch, wanted, self._threads())
+            for_each(fetch, wanted, self._looker.threads)
         finally:
             # Only this thread unpickles: a result may contain futures of this callset, on which helpers would collide.
             self._settle(
@@ -535,6 +769,9 @@ class StagedCallset:
         # This takes the callset's condition. Another thread may hold that and want ``_lock`` (expect()): with both held
         # here the two would wait for each other.
         call_state.settle(batch)
+        for call_id, verdict in verdicts.items():
+            if self.driver is not None:
+                self.driver.settled(call_id, failed=verdict.error is not None)
         with self._lock:  # last: if Ctrl-C comes before this, the monitor still has the futures and settles them
             for call_id in verdicts:
                 self._drop(call_id)
@@ -542,73 +779,24 @@ class StagedCallset:
     # -- ending calls --------------------------------------------------------------------------------------------
 
     def _write_end(self, call_id: str, error: PywrenError, *, over_what_stands: bool = False) -> bool:
-        """Write a status that ends a call with an error. Return whether the status was written.
+        """Write a status that ends a call with an error. Return whether the status was written."""
+        return self._write(self._client_status(call_id, error), over_what_stands=over_what_stands)
 
-        Args:
-            call_id: the call.
-            error: the error.
-            over_what_stands: overwrite the present status, because it is not believed. Otherwise the first status wins.
-        """
-        status = self._client_status(call_id, error)
-        key = self.callset.call_keys(call_id).status
-        data = status.encode(self.callset.attempt_key(call_id, status.attempt))
+    def _write(self, status: Status, *, over_what_stands: bool = False) -> bool:
+        key = self.callset.call_keys(status.call_id).status
+        data = status.encode(self.callset.attempt_key(status.call_id, status.attempt))
         # commit_status() is a PUT with ``If-None-Match: *`` (S3 conditional writes): of two writers S3 lets one win.
         return self.storage.put(key, data) if over_what_stands else self.storage.commit_status(key, data)
 
+    def _blank_status(self, call_id: str) -> Status:
+        # Signed as attempt 0, whose key is in no payload: no record can ever show it.
+        return Status(self.callset.id, call_id, CLIENT_ATTEMPT, info={"ended_by": "client"})
+
     def _client_status(self, call_id: str, error: PywrenError) -> Status:
-        return Status(self.callset.id, call_id, failure=Failure.of(error), info={"ended_by": "client"})
+        return replace(self._blank_status(call_id), failure=Failure.of(error))
 
     def _verdict_of_error(self, call_id: str, error: PywrenError) -> Verdict:
         return of_status(self._client_status(call_id, error), None, self.callset.id)
-
-    def _end_dead(self, dead: Mapping[str, Death]) -> bool:
-        """Settle calls whose workers died according to Lambda's records. Return whether any call was settled.
-
-        Each error is also written as the call's status, for users who may not read the records.
-        """
-        ended: list[str] = []  # helper threads append to it; this thread settles the calls when they have returned
-
-        def write(call_id: str) -> None:
-            error, over_what_stands = dead[call_id]
-            try:
-                if not self._write_end(call_id, error, over_what_stands=over_what_stands):
-                    return  # a status has just been written: the next poll decides whether to believe it
-            except StorageError as problem:  # this process knows of the end all the same
-                logger.debug("cannot record the end of call %s of callset %s: %s", call_id, self.callset.id, problem)
-            ended.append(call_id)
-
-        for_each(write, dead, self._threads())
-        self._settle({call_id: self._verdict_of_error(call_id, dead[call_id].error) for call_id in ended})
-        return bool(ended)
-
-    def _end_lost(self, missing: Sequence[str], client_gone: bool) -> bool:
-        """Declare calls lost that can no longer get a status. A call that has just got a status is left as it is."""
-        lost_after = self.callset.lost_after(LOST_GRACE)
-        now = self._clock()
-        # The process of the calls holds no lock on its file any more, and the statuses were read after that was seen:
-        # no further one can appear.
-        if client_gone:
-            text = "the call is lost: the process that made the call has ended; run the call again"
-        elif lost_after is not None and now > lost_after:
-            whose = "worker" if self.callset.function is None else "function"
-            text = (
-                f"the call is lost: it has no status {now - self.callset.submitted:.0f} s after it was invoked. "
-                f"The call never started, or its worker vanished. Check the {whose}'s log, and run the call again"
-            )
-        else:
-            return False
-        won: list[str] = []  # helper threads append to it; this thread settles the calls when all helpers have returned
-
-        def end(call_id: str) -> None:
-            # Conditional: a status that arrives at the last moment wins, and the next poll reads it.
-            if self._write_end(call_id, CallLostError(text)):
-                won.append(call_id)
-
-        try:
-            for_each(end, missing, self._threads())
-        finally:
-            self._settle({call_id: self._verdict_of_error(call_id, CallLostError(text)) for call_id in won})
-        return bool(won)
 
     # -- silence -------------------------------------------------------------------------------------------------
 
@@ -643,6 +831,11 @@ class StagedCallset:
             "function printed with `pywren logs`, check the set-up with `pywren test_config`, and check whether other "
             "calls use up the function's concurrency"
         )
+
+
+def _with_attempts(failure: Failure, message: str) -> Failure:
+    """Return a failure whose message also names all attempts."""
+    return failure._replace(message=f"{failure.message} {message}") if message else failure
 
 
 def _explanation(explain: Callable[[], str | None]) -> str | None:

@@ -1,8 +1,8 @@
 """``StagedDispatcher``: puts a callset into a storage and invokes its calls.
 
-The program's thread that calls ``map`` does this work. Helper threads (``for_each``) store arguments and invoke calls;
-each call is handled by one of these threads. The monitor begins to poll when all calls are invoked, or earlier if
-something waits for one of them.
+The program's thread that calls ``map`` does this work. Helper threads (``for_each``) store arguments, and those of
+``client.invoking`` invoke calls; each call is handled by one of these threads. The monitor begins to poll when all
+calls are invoked, or held back on purpose, or earlier if something waits for one of them.
 """
 
 from __future__ import annotations
@@ -19,9 +19,14 @@ import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pywren.client import call_state
+from pywren.client import call_state, jobs
 from pywren.client.callset import Callset, Submission
+from pywren.client.driver.driver import Driver
+from pywren.client.driver.pace import Pace
+from pywren.client.driver.policy import Policy
 from pywren.client.failure_records import FailureRecords, Noted
+from pywren.client.invoking import Invocations
+from pywren.client.lease import Lease
 from pywren.client.monitor import Monitor
 from pywren.client.protocols import Invoker
 from pywren.client.staged_calls import StagedCallset
@@ -44,7 +49,6 @@ from pywren.wrenutil import create_call_id
 logger = logging.getLogger(__name__)
 
 _PAYLOAD_HEADROOM = 2_000
-_NOT_KEPT = frozenset({"attempt_key", "data_inline"})  # members of a payload to drop once the call is invoked
 
 
 class StagedDispatcher:
@@ -69,6 +73,7 @@ class StagedDispatcher:
         self._shards = _shards_of(runtime)
         self._kept: list[Callset] = []
         self._noted = Noted()
+        self._pace = Pace()  # one for all callsets: they share the service
         function = invoker.function_name
         # For Storage.get_call_output(), which a program may call without a future: 0.0 searches all records, and what
         # it finds is shared with the polls.
@@ -87,7 +92,9 @@ class StagedDispatcher:
             StorageError: staging failed; nothing was invoked.
             InvocationError: a call was refused; the calls invoked before it continue.
         """
-        callset = submission.callset
+        callset, name = submission.callset, submission.options.get("name")
+        if name is not None:
+            jobs.require_free(self.storage, name)
         # Before anything is written, so that a Ctrl-C during staging leaves no directory behind.
         self._keep_while_used(callset)
         calls = self._stage(submission)
@@ -96,8 +103,23 @@ class StagedDispatcher:
         # connection that a client keeps.
         threads = submission.options.get("invoke_pool_threads", 64)
         shards = itertools.cycle(self._shards)
-        payloads = [{**call.encode(), **next(shards), **overwrite} for call in calls]
-        return self._start(callset, payloads, threads)
+        callset.overwrite = overwrite
+        policy = self._completed(submission.policy, callset)
+        reporting = _reporting(policy)
+        payloads = [{**call.encode(), **next(shards), **reporting, **overwrite} for call in calls]
+        if name is not None:
+            self._check_payloads(payloads)  # nobody should find a job that was never invoked
+            jobs.publish(self.storage, callset, calls, name=name, invoker=self.invoker)
+        return self._start(callset, payloads, policy, threads)
+
+    def resume(
+        self, callset: Callset, calls: Sequence[Call], call_ids: Sequence[str], lease: Lease
+    ) -> list[ResponseFuture]:
+        """Invoke some calls of a named job again. See ``jobs.Resumer``."""
+        callset.facts.update(self.invoker.config())
+        policy = self._completed(Policy(), callset)
+        payloads = [{**call.encode(), **_reporting(policy)} for call in calls]
+        return self._start(callset, payloads, policy, threads=64, call_ids=call_ids, lease=lease)
 
     def invoke_stored(self, callset: Callset, call: Call, overwrite: Mapping[str, Any]) -> ResponseFuture:
         """Invoke one call whose function and argument are already stored."""
@@ -115,20 +137,54 @@ class StagedDispatcher:
             data_size=len(data),
             **self._runtime,
         )
-        return self._start(callset, [{**call.encode(), **overwrite}], threads=1)[0]
+        callset.overwrite = overwrite
+        policy = self._completed(Policy(retries=0), callset)
+        return self._start(callset, [{**call.encode(), **overwrite}], policy, threads=1)[0]
 
-    def _start(self, callset: Callset, payloads: list[dict[str, Any]], threads: int) -> list[ResponseFuture]:
+    def _completed(self, policy: Policy, callset: Callset) -> Policy:
+        """Return what the user allows, with what is known about the service."""
+        if not self.invoker.may_repeat:
+            policy = policy._replace(retries=0, retry_on=(), backup=False)
+        return policy._replace(
+            event_age=self.invoker.queue_patience,
+            job_max_runtime=callset.job_max_runtime,
+            may_lose_calls=self.invoker.may_lose_calls,
+        )
+
+    def _start(
+        self,
+        callset: Callset,
+        payloads: list[dict[str, Any]],
+        policy: Policy,
+        threads: int,
+        *,
+        call_ids: Sequence[str] = (),
+        lease: Lease | None = None,
+    ) -> list[ResponseFuture]:
         # Before the first invocation: half a map that runs is worse than an error.
         self._check_payloads(payloads)
         callset.submitted = self.storage.now()  # by the storage's clock: machines with other clocks read this time
         # All of these before StagedCallset is made: its polls, on another thread, read them without a lock.
-        callset.queue_patience = self.invoker.queue_patience
+        callset.queue_patience = policy.event_age
         callset.function = self.invoker.function_name
         explain = self.invoker.explain_silence
-        origin = StagedCallset(callset, self.storage, self.monitor, explain_silence=explain, noted=self._noted)
-        futures = futures_of(origin, map(_call_id_of, payloads))
+        lease = lease or Lease(self.storage, callset)
+        origin = StagedCallset(
+            callset, self.storage, self.monitor, explain_silence=explain, noted=self._noted, lease=lease
+        )
+        invoked = [str(payload["call_id"]) for payload in payloads]
+        for call_id, payload in zip(invoked, payloads, strict=True):
+            payload.pop("attempt_key", None)  # each attempt gets its own when it is invoked
+            origin.records[call_id] = {"payload": payload}
+        driver = Driver(invoked, policy, pace=self._pace, first_attempt=callset.first_attempt)
+        invocations = Invocations(
+            driver, self.invoker, payload=origin.payload, now=self.storage.now, refused=origin.refuse,
+            note=origin.note_invocation, callset_id=callset.id, threads=threads,
+        )  # fmt: skip
+        origin.drive(driver, invocations)
+        futures = futures_of(origin, call_ids or invoked)
         # Returns when every helper thread has ended, also after an error or Ctrl-C.
-        self._invoke(origin, payloads, threads)
+        self._invoke(driver, invocations, callset)
         # Last: polls before this would only find out that nothing has come back, and compete with the invocations.
         origin.watch()
         return futures
@@ -201,32 +257,16 @@ class StagedDispatcher:
                 f"at most {limit:,}: put less into extra_env and extra_meta. Nothing was invoked"
             )
 
-    def _invoke(self, origin: StagedCallset, payloads: Sequence[dict[str, Any]], threads: int) -> None:
-        invoked: list[str] = []
-
-        def invoke(payload: dict[str, Any]) -> None:
-            # On a helper thread. Each handles other calls, so each writes other entries.
-            record = origin.records.setdefault(payload["call_id"], {})
-            started = time.time()
-            # The time of this call rather than of the map: with thousands of calls the last is invoked much later than
-            # the first.
-            payload["host_submit_time"] = started
-            # It retries while the service throttles. An error stops for_each() from taking further payloads.
-            self.invoker.invoke(payload)
-            record["lambda_invoke_timestamp"] = started
-            record["lambda_invoke_time"] = time.time() - started
-            # Omit the arguments: ten thousand arguments would stay in memory as long as the futures do.
-            record["payload"] = {name: value for name, value in payload.items() if name not in _NOT_KEPT}
-            # list.append is atomic; the caller reads the list when the helpers have been joined.
-            invoked.append(payload["call_id"])
-
+    def _invoke(self, driver: Driver, invocations: Invocations, callset: Callset) -> None:
         try:
-            for_each(invoke, payloads, threads)
+            invocations.run()
         except BaseException:
-            if invoked:
+            dropped = driver.drop_held()
+            total = driver.counts().total
+            if len(dropped) < total:
                 logger.warning(
                     "callset %s: %d of %d calls were invoked before map() was stopped; they keep running",
-                    origin.callset.id, len(invoked), len(payloads),
+                    callset.id, total - len(dropped), total,
                 )  # fmt: skip
             raise
 
@@ -362,14 +402,17 @@ def _shards_of(runtime: Mapping[str, Any]) -> list[dict[str, str]]:
     return [{"runtime_url": url} for url in urls[first:] + urls[:first]] or [{}]
 
 
+def _reporting(policy: Policy) -> dict[str, bool]:
+    """Return the members of the payload that say what the worker is to report under the key of the attempt."""
+    if not policy.retries:
+        return {"beacon": True}
+    return {"beacon": True, "retryable": True, "retry_exceptions": bool(policy.retry_on)}
+
+
 def _own_size(payload: Mapping[str, Any]) -> int:
     """Count the characters of the members whose size differs between the payloads of a map."""
     references = payload.get("references") or ()
     return len(payload.get("data_inline") or "") + sum(len(str(part)) for parts in references for part in parts)
-
-
-def _call_id_of(payload: Mapping[str, Any]) -> str:
-    return str(payload["call_id"])
 
 
 def agg_data(data_strs: Sequence[bytes]) -> tuple[bytes, list[tuple[int, int]]]:

@@ -28,6 +28,7 @@ from pywren.scripts._console import (
 )
 from pywren.scripts._new_config import check_config, config_text, write_config
 from pywren.scripts.instances import standalone
+from pywren.scripts.jobs import cancel, jobs, resume
 from pywren.scripts.runtime import runtime
 from pywren.version import PYTHON, __version__
 
@@ -49,6 +50,9 @@ def cli(ctx: click.Context, filename: str | None) -> None:
 
 cli.add_command(runtime)
 cli.add_command(standalone)
+cli.add_command(jobs)
+cli.add_command(resume)
+cli.add_command(cancel)
 
 
 # -- the configuration ---------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
-"""``Backend``: the interface of a storage backend, which has four methods for objects, and a clock."""
+"""``Backend``: the interface of a storage backend, which has five methods for objects, and a clock."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from pywren.exceptions import IntegrityError, StorageError, StorageNoSuchKeyError
@@ -42,6 +42,15 @@ class Backend(Protocol):
 
     def list(self, prefix: str, start_after: str = "") -> list[str]:
         """Return the keys that start with a prefix and sort after ``start_after``, in order."""
+
+    def list_timed(
+        self, prefix: str, start_after: str = "", *, suffix: str
+    ) -> tuple[Sequence[str], Mapping[str, float]]:
+        """Return the same keys as ``list``, and when the objects were written whose keys end with a suffix.
+
+        The times are in seconds since the epoch, by the storage's clock, and may be rounded down to whole seconds. Of
+        an object that is deleted meanwhile, the time may be missing.
+        """
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects. Objects that do not exist are not an error."""

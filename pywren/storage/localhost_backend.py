@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -120,6 +120,17 @@ class LocalhostBackend(NamesOf04):
             # stays is listed.
             keys = _keys_below(base, f"{folder}/" if folder else "", prefix)
             return sorted(key for key in keys if key > start_after)
+
+    def list_timed(
+        self, prefix: str, start_after: str = "", *, suffix: str
+    ) -> tuple[Sequence[str], Mapping[str, float]]:
+        """Return keys in order, and the times of some. See ``Backend.list_timed``."""
+        keys, times = self.list(prefix, start_after), {}
+        for key in keys:
+            if key.endswith(suffix):
+                with _translated(f"read {key}"), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                    times[key] = os.stat(self._path(key)).st_mtime
+        return keys, times
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects, and the directories that become empty. See ``Backend.delete``."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from datetime import datetime, timezone
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -118,6 +119,19 @@ class S3Backend(NamesOf04):
         """Return keys in order. See ``Backend.list``."""
         return [item["Key"] for page in self._pages(prefix, start_after) for item in page.get("Contents", ())]
 
+    def list_timed(
+        self, prefix: str, start_after: str = "", *, suffix: str
+    ) -> tuple[Sequence[str], Mapping[str, float]]:
+        """Return keys in order, and the times of some. See ``Backend.list_timed``."""
+        keys, times = [], {}
+        for page in self._pages(prefix, start_after):
+            for item in page.get("Contents", ()):
+                key = item["Key"]
+                keys.append(key)
+                if key.endswith(suffix):  # few of them do: the others' times are not parsed (see _client_of)
+                    times[key] = _epoch(item["LastModified"])
+        return keys, times
+
     def _pages(self, prefix: str, start_after: str) -> Iterator[dict[str, Any]]:
         position = {"StartAfter": start_after} if start_after else {}
         while True:
@@ -219,6 +233,12 @@ def _bucket_of(options: Mapping[str, Any]) -> str:
     if not isinstance(bucket, str) or not bucket:
         raise ConfigError("the configuration has no bucket: set `s3: bucket`")
     return bucket
+
+
+def _epoch(timestamp: str) -> float:
+    """Return a time of a listing, such as ``2026-03-01T12:00:00.000Z``, in seconds since the epoch."""
+    # Without the fraction: S3 writes zeros there, and not every server writes the same number of digits.
+    return datetime.fromisoformat(timestamp[:19]).replace(tzinfo=timezone.utc).timestamp()
 
 
 def _missing_key(key: str, error: BaseException) -> PywrenError | None:

@@ -6,7 +6,7 @@ import json
 import logging
 import pickle
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from pywren.exceptions import (
     CallCancelledError,
@@ -25,8 +25,9 @@ from pywren.storage.runtime_info import get_runtime_info
 from pywren.storage.storage_utils import get_storage_path
 from pywren.system.home import user_key
 from pywren.wire import digests
+from pywren.wire.beacon import BEACON_LIMIT
 from pywren.wire.failure import Failure
-from pywren.wire.keys import CallsetKeys
+from pywren.wire.keys import BEACON_SUFFIX, CallsetKeys
 from pywren.wire.outcome import Outcome
 from pywren.wire.status import STATUS_LIMIT, Status
 
@@ -44,6 +45,21 @@ class KeyRecords(Protocol):
 
     def of_key(self, key: bytes) -> PywrenError | None:
         """Return why an attempt ended if a record reveals the attempt's key; otherwise return ``None``."""
+
+
+class Listing(NamedTuple):
+    """What one listing of a callset shows. Anyone who can write to the storage may have written it.
+
+    Args:
+        statuses: the ids of the calls that have a status, in order.
+        attempts: the failed attempts that left a status of their own: call ids and numbers, in order of the calls.
+        beacons: when the beacons were last written, in seconds since the epoch by the storage's clock, keyed by the
+            call's id and the attempt's number.
+    """
+
+    statuses: list[str]
+    attempts: list[tuple[str, int]]
+    beacons: dict[tuple[str, int], float]
 
 
 class Storage:
@@ -125,8 +141,30 @@ class Storage:
         Raises:
             IntegrityError: the object is too big to be a status.
         """
+        return self._read(self.keys(callset_id).call(call_id).status, STATUS_LIMIT)
+
+    def read_attempt(self, callset_id: str, call_id: str, attempt: int) -> bytes | None:
+        """Return the bytes of the status of a failed attempt after which the call may be tried again.
+
+        Returns:
+            The encoded ``Status``; ``None`` if the attempt left none.
+
+        Raises:
+            IntegrityError: the object is too big to be a status.
+        """
+        return self._read(self.keys(callset_id).call(call_id).attempt(attempt), STATUS_LIMIT)
+
+    def read_beacon(self, callset_id: str, call_id: str, attempt: int) -> bytes | None:
+        """Return the bytes of the beacon of an attempt, or ``None`` if there is none.
+
+        Raises:
+            IntegrityError: the object is too big to be a beacon.
+        """
+        return self._read(self.keys(callset_id).call(call_id).beacon(attempt), BEACON_LIMIT)
+
+    def _read(self, key: str, limit: int) -> bytes | None:
         try:
-            return self.backend.get(self.keys(callset_id).call(call_id).status, limit=STATUS_LIMIT)
+            return self.backend.get(key, limit=limit)
         except StorageNoSuchKeyError:
             return None
 
@@ -137,10 +175,30 @@ class Storage:
             callset_id: the callset.
             start_after: a call id; only the calls after this one are listed.
         """
+        return self.look(callset_id, start_after).statuses
+
+    def look(self, callset_id: str, start_after: str = "") -> Listing:
+        """List what the workers have written about the calls of a callset.
+
+        Args:
+            callset_id: the callset.
+            start_after: a call id; only the calls after this one are listed.
+        """
         keys = self.keys(callset_id)
         begin = keys.call(start_after).status if start_after else ""
-        found = (keys.call_id_of_status(key) for key in self.backend.list(keys.root, begin))
-        return [call_id for call_id in found if call_id is not None]
+        found, times = self.backend.list_timed(keys.root, begin, suffix=BEACON_SUFFIX)
+        listing = Listing([], [], {})
+        for key in found:
+            parsed = keys.parse(key)
+            if parsed is None:
+                continue
+            if parsed.kind == "status":
+                listing.statuses.append(parsed.call_id)
+            elif parsed.kind == "attempt":
+                listing.attempts.append((parsed.call_id, parsed.attempt))
+            elif key in times:
+                listing.beacons[parsed.call_id, parsed.attempt] = times[key]
+        return listing
 
     def delete_callset(self, callset_id: str) -> None:
         """Delete every object of a callset."""

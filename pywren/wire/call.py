@@ -13,6 +13,10 @@ from pywren.wire.references import Reference, decode_reference, reference_lists
 ASYNC_PAYLOAD_LIMIT = 1_000_000
 """The largest payload of an asynchronous Lambda invocation, in bytes: 1 MB (AWS Lambda quotas, 2026)."""
 
+FORMAT = 2
+"""The format of payloads, statuses and staged objects. Raise it with every change that older workers or clients would
+misread. Payloads without a format have format 1."""
+
 INLINE_ARGUMENT_LIMIT = 128 * 1024
 """The largest pickled argument, in bytes, that is sent inside the payload."""
 
@@ -30,7 +34,10 @@ def _payload_object(payload: object) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Envelope:
-    """The part of a payload that every version of pywren can read: where to report, and which client sent it."""
+    """The part of a payload that every version of pywren can read: where to report, and which client sent it.
+
+    A ``format`` that is not a number is 0, so that it differs from that of every worker.
+    """
 
     storage_config: Mapping[str, Any]
     callset_id: str
@@ -40,6 +47,7 @@ class Envelope:
     python_version: str | None
     attempt: int = 1
     attempt_key: bytes | None = field(default=None, repr=False)
+    format: int = FORMAT
 
     @classmethod
     def decode(cls, payload: object) -> Envelope:
@@ -49,6 +57,7 @@ class Envelope:
             DecodeError: it is not a payload of any version.
         """
         reader = Reader("the payload", _payload_object(payload))
+        number = reader.rest.pop("format", 1)
         return cls(
             storage_config=reader.take("storage_config", dict),
             callset_id=reader.take("callset_id", str),
@@ -58,6 +67,7 @@ class Envelope:
             python_version=reader.take("python_version", str, None),
             attempt=reader.take_attempt(),
             attempt_key=reader.take_hex("attempt_key"),
+            format=number if type(number) is int else 0,
         )
 
 
@@ -69,6 +79,11 @@ class Call:
     includes both ends. ``attempt_key`` signs the status of this attempt. The payload contains the digest and the size
     of each object. The worker reads no more bytes than the size, because anyone who can write to the bucket could
     enlarge an object.
+
+    Three fields say what a worker may do for a client that tries again. With ``retryable``, failures that another
+    attempt may cure (``CURABLE``) are written under the attempt's own key instead of the call's status key. With
+    ``retry_exceptions``, so are the function's exceptions and its other failures. With ``beacon``, a call that takes
+    longer shows that it still runs.
     """
 
     storage_config: Mapping[str, Any]
@@ -102,6 +117,9 @@ class Call:
     runtime_size: int | None = None
     references_size: int | None = None
     retryable: bool = False
+    retry_exceptions: bool = False
+    beacon: bool = False
+    format: int = FORMAT
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def encode(self) -> dict[str, Any]:
@@ -166,6 +184,9 @@ class Call:
             runtime_size=reader.take_size("runtime_size"),
             references_size=reader.take_size("references_size"),
             retryable=reader.take("retryable", bool, False),
+            retry_exceptions=reader.take("retry_exceptions", bool, False),
+            beacon=reader.take("beacon", bool, False),
+            format=reader.take("format", int, 1),
         )
         return replace(call, extra=reader.rest)
 

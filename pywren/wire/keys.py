@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import re
+import string
 from dataclasses import dataclass
+from typing import NamedTuple
+
+from pywren.exceptions import ArgumentError
+from pywren.wire.digests import sha256
 
 FUNC_SUFFIX = "func.pickle"
 AGG_DATA_SUFFIX = "aggdata.pickle"
@@ -10,6 +17,62 @@ DATA_SUFFIX = "data.pickle"
 OUTPUT_SUFFIX = "output.pickle"
 STATUS_SUFFIX = "status.json"
 CANCEL_SUFFIX = "cancel"
+BEACON_SUFFIX = ".beacon"
+
+JOB_NAME_LIMIT = 200
+"""The most characters of a job's name."""
+
+_LONGEST_SEGMENT = 200
+"""The most bytes of a quoted name. File systems allow 255 in a file's name (Linux, macOS and Windows)."""
+
+_UNQUOTED = frozenset(string.ascii_lowercase + string.digits + "-_.")
+
+
+def jobs_prefix(prefix: str) -> str:
+    """Return the prefix of the keys of all named jobs, with its trailing slash."""
+    return "/".join(part for part in (prefix.strip("/"), "jobs") if part) + "/"
+
+
+def job_key(prefix: str, name: str) -> str:
+    """Return the key under which the job of this name is found.
+
+    Args:
+        prefix: the storage's prefix.
+        name: any text of 1 to ``JOB_NAME_LIMIT`` characters.
+
+    Raises:
+        ArgumentError: the name is empty, too long, or contains half of a surrogate pair.
+    """
+    if not isinstance(name, str) or not 0 < len(name) <= JOB_NAME_LIMIT:
+        raise ArgumentError(f"the name of a job is a text of 1 to {JOB_NAME_LIMIT} characters, not {name!r:.220}")
+    try:
+        quoted = "".join(_quoted(character) for character in name)
+    except UnicodeEncodeError as error:
+        raise ArgumentError(f"the name of a job cannot be encoded as UTF-8: {name!r}") from error
+    if len(quoted) > _LONGEST_SEGMENT:
+        # A quoted name contains no "~", so no other name has this key.
+        quoted = "~" + sha256(name.encode())
+    return f"{jobs_prefix(prefix)}{quoted}.json"
+
+
+def _quoted(character: str) -> str:
+    # Capitals are quoted too: some file systems do not distinguish them from small letters.
+    return character if character in _UNQUOTED else "".join(f"%{byte:02X}" for byte in character.encode())
+
+
+class ParsedKey(NamedTuple):
+    """What the key of an object tells about a call.
+
+    Args:
+        call_id: the call.
+        kind: ``status``, ``attempt`` (the status of a failed attempt after which the call may be tried again) or
+            ``beacon``.
+        attempt: the attempt, from 1; 0 for a ``status``.
+    """
+
+    call_id: str
+    kind: str
+    attempt: int = 0
 
 
 def failure_prefix(function: str) -> str:
@@ -30,7 +93,7 @@ class CallsetKeys:
     prefix: str
     callset_id: str
 
-    @property
+    @functools.cached_property  # a listing asks once for each key
     def root(self) -> str:
         """The prefix of all keys of the callset, with its trailing slash."""
         return "/".join(part for part in (self.prefix.strip("/"), self.callset_id) if part) + "/"
@@ -49,12 +112,49 @@ class CallsetKeys:
         """Return the keys of one call."""
         return CallKeys(f"{self.root}{call_id}/")
 
-    def call_id_of_status(self, key: str) -> str | None:
-        """Return the id of the call whose ``status.json`` has this key, or ``None`` for any other object."""
+    @property
+    def lease(self) -> str:
+        """The key of the lease of the driver that owns the calls."""
+        return self.root + "driver.json"
+
+    @property
+    def manifest(self) -> str:
+        """The key of what is needed to find a named callset again."""
+        return self.root + "manifest.bin"
+
+    @property
+    def resumptions(self) -> str:
+        """The prefix of the keys of the records of who resumed a named job."""
+        return self.root + "resumed/"
+
+    def stored_arguments(self, index: int) -> str:
+        """Return the key of some arguments of a named job, joined end to end, which its payloads contain as well."""
+        return f"{self.root}arguments-{index}.pickle"
+
+    def parse(self, key: str) -> ParsedKey | None:
+        """Return what a key tells about a call of this callset; ``None`` for any other object."""
         if not key.startswith(self.root):
             return None
         call_id, _, name = key[len(self.root) :].partition("/")
-        return call_id if call_id and name == STATUS_SUFFIX else None
+        if not call_id:
+            return None
+        if name == STATUS_SUFFIX:
+            return ParsedKey(call_id, "status")
+        return _of_attempt(call_id, name)
+
+
+def _of_attempt(call_id: str, name: str) -> ParsedKey | None:
+    folder, _, file = name.partition("/")
+    number, dot, suffix = file.partition(".")
+    kind = _KINDS.get(dot + suffix)
+    # Exactly as ``CallKeys`` writes numbers: two keys must not name the same attempt.
+    if folder != "attempts" or kind is None or not _NUMBER.fullmatch(number):
+        return None
+    return ParsedKey(call_id, kind, int(number))
+
+
+_KINDS = {".json": "attempt", BEACON_SUFFIX: "beacon"}
+_NUMBER = re.compile("[1-9][0-9]{0,5}")
 
 
 @dataclass(frozen=True)
@@ -86,6 +186,10 @@ class CallKeys:
     def attempt(self, attempt: int) -> str:
         """Return the key of the status of a failed attempt after which the call may be tried again."""
         return f"{self.root}attempts/{attempt}.json"
+
+    def beacon(self, attempt: int) -> str:
+        """Return the key of the object with which a worker shows that it runs an attempt."""
+        return f"{self.root}attempts/{attempt}{BEACON_SUFFIX}"
 
     def spare_output(self, attempt: int, sha256: str) -> str:
         """Return the key for an outcome if ``output`` already exists, because Lambda may deliver a call twice."""

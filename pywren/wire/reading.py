@@ -100,10 +100,10 @@ class Reader:
             raise DecodeError(f"{self.what}: {name!r} is not a finite number")
         return value
 
-    def take_attempt(self) -> int:
+    def take_attempt(self, least: int = 1) -> int:
         """Take the field with the number of the attempt; 1 if it is missing."""
         attempt: int = self.take("attempt", int, 1)
-        if attempt < 1:
+        if attempt < least:
             raise DecodeError(f"{self.what}: 'attempt' is {attempt}, but attempts count from 1")
         return attempt
 

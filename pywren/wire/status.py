@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pywren.exceptions import DecodeError
-from pywren.wire.digests import attempt_key, signature, signature_matches
+from pywren.wire.cause import Cause
+from pywren.wire.digests import attempt_key
 from pywren.wire.failure import Failure
 from pywren.wire.reading import Reader, dump, load_object, to_base64
+from pywren.wire.signed import is_signed, sign
 
 STATUS_LIMIT = 4 * 1024 * 1024
 """The largest encoded status, in bytes. The largest inline outcome takes a twelfth of it; texts and outputs less."""
+
+
+CLIENT_ATTEMPT = 0
+"""The number in statuses that a client writes to end a call. The key of this attempt is in no payload, so no record of
+a failed event can ever show it."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,8 @@ class Status:
             document["output_size"] = self.output_size
         if self.failure is not None:
             document["failure"] = [self.failure.kind, self.failure.message, *self.failure.details]
+            if self.failure.cause is not None:
+                document["cause"] = self.failure.cause.value
         return document
 
     def _exception_of_0_4(self) -> dict[str, Any]:
@@ -74,18 +82,13 @@ class Status:
 
         Args:
             key: the attempt's key; ``None`` leaves the status unsigned, and the client then treats it as an error.
-
-        The signature is the last member and has a fixed length. So the signed bytes are exactly those before the
-        signature, and the whole is still plain JSON.
         """
         document = self.document()
         if self.outcome is not None:
             document["outcome"] = to_base64(self.outcome)
         # A worker must always be able to report how a call ended, whatever info and details contain.
         body = dump(_plain(document))
-        if key is None:
-            return body
-        return body[:-1] + b',"signature":"' + signature(key, body).encode() + b'"}'
+        return body if key is None else sign(body, key)
 
     @classmethod
     def decode(cls, data: bytes) -> Status:
@@ -95,15 +98,15 @@ class Status:
             DecodeError: the bytes are not a status.
         """
         reader = Reader("the status", load_object(data, "the status"))
-        failure = reader.take("failure", list, None)
+        failure, cause = reader.take("failure", list, None), reader.rest.pop("cause", None)
         trace = _text(reader.rest.pop("exception_traceback", None))
         for name in ("signature", "exception", "exception_args"):  # document() makes the last two from the failure
             reader.rest.pop(name, None)
         return cls(
             callset_id=reader.take("callset_id", str),
             call_id=reader.take("call_id", str),
-            attempt=reader.take_attempt(),
-            failure=None if failure is None else _failure(failure),
+            attempt=reader.take_attempt(CLIENT_ATTEMPT),
+            failure=None if failure is None else _failure(failure, cause),
             outcome=reader.take_bytes("outcome"),
             output_key=reader.take("output_key", str, None),
             output_sha256=reader.take("output_sha256", str, None),
@@ -128,12 +131,9 @@ class Status:
             DecodeError: the bytes are not a status.
         """
         status = cls.decode(data)
-        match = _SIGNATURE.search(data)
-        if match is None or (status.callset_id, status.call_id) != (callset_id, call_id):
+        if (status.callset_id, status.call_id) != (callset_id, call_id):
             return status
-        key = attempt_key(secret, call_id, status.attempt)
-        holds = signature_matches(key, data[: match.start()] + b"}", match[1].decode())
-        return replace(status, signed=holds)
+        return replace(status, signed=is_signed(data, attempt_key(secret, call_id, status.attempt)))
 
 
 _STATUS_OWN = frozenset(
@@ -142,6 +142,7 @@ _STATUS_OWN = frozenset(
         "call_id",
         "attempt",
         "failure",
+        "cause",
         "outcome",
         "output_key",
         "output_sha256",
@@ -167,15 +168,15 @@ def _plain(value: Any, depth: int = 8) -> Any:
     return repr(value)
 
 
-_SIGNATURE = re.compile(rb',"signature":"([0-9a-f]{64})"\}\Z')
-
-
 def _text(value: Any) -> str | None:
     # PyWren 0.4 also wrote lists and other values here, but only people read them.
     return value if value is None or isinstance(value, str) else str(value)
 
 
-def _failure(item: list[Any]) -> Failure:
+def _failure(item: list[Any], cause: Any) -> Failure:
     if len(item) < 2 or not all(isinstance(part, str) for part in item[:2]):
         raise DecodeError("the status: 'failure' does not begin with a kind and a message")
-    return Failure(item[0], item[1], tuple(item[2:]))
+    return Failure(item[0], item[1], tuple(item[2:]), _CAUSES.get(cause) if isinstance(cause, str) else None)
+
+
+_CAUSES = {cause.value: cause for cause in Cause}  # a newer worker may know more causes

@@ -3,14 +3,15 @@
 ::
 
     payload ─ decode, once ─ versions ─ (ended already?) ─ runtime ─ fetch function, argument, references; verify
-            ─ run in a child, and check now and then whether the call was ended elsewhere
+            ─ run in a child
             ─ big outcome to its own object ─ status, signed, first commit wins
+    meanwhile: check now and then whether the call was ended elsewhere; show that it runs (``worker.watch``)
 
 The handler unpickles nothing. The child unpickles, but only what the handler has verified. The handler never imports
 the client.
 
 Threads: on Lambda one thread handles one call at a time; a stand-alone worker and the mock call ``Container.handle``
-from several threads. While a call runs, a thread ``pywren-status-watch`` checks for its status. The container's lock
+from several threads. While a call is handled, a thread ``pywren-status-watch`` looks after it. The container's lock
 guards its storages and its runner, and is never held during a request. ``warm``, ``callset_id`` and
 ``looked_in_vain`` are hints that threads overwrite without a lock: a lost update only costs a request or a process.
 """
@@ -21,6 +22,7 @@ import functools
 import logging
 import math
 import pickle
+import platform
 import threading
 import time
 import traceback
@@ -30,7 +32,6 @@ from typing import Any
 
 from pywren.exceptions import (
     CallError,
-    CallLostError,
     ConfigError,
     DecodeError,
     PywrenError,
@@ -38,24 +39,27 @@ from pywren.exceptions import (
     StorageError,
     StorageNoSuchKeyError,
     VersionMismatchError,
-    WorkerCrashedError,
 )
 from pywren.pickling.format import PROTOCOL
 from pywren.pickling.packed import Packed
 from pywren.storage import Storage
 from pywren.version import PYTHON, __version__
-from pywren.wire.call import Call, Envelope
+from pywren.wire.beacon import Beacon
+from pywren.wire.call import FORMAT, Call, Envelope
+from pywren.wire.cause import CURABLE, Cause
 from pywren.wire.digests import sha256, verify_sha256
-from pywren.wire.failure import Failure
+from pywren.wire.failure import Failure, cause_of
 from pywren.wire.keys import STATUS_SUFFIX, CallKeys
 from pywren.wire.outcome import INLINE_OUTCOME_LIMIT, Outcome
 from pywren.wire.references import Reference, decode_references
 from pywren.wire.status import STATUS_LIMIT, Status
+from pywren.worker import memory
 from pywren.worker.extraction import ERROR
 from pywren.worker.function_cache import FunctionCache
 from pywren.worker.run_status import add_result, first_info, tail, texts
 from pywren.worker.runtime_cache import Archive, RuntimeCache
 from pywren.worker.task import Function, Runner, RunResult, Stop, Task
+from pywren.worker.watch import BEACON_INTERVAL, FIRST_LOOK, LOOK_INTERVAL, BeaconWriter, CallWatch
 
 logger = logging.getLogger(__name__)
 
@@ -65,12 +69,6 @@ LATE_START = 5.0
 LATE_LOOK_PAUSE = 1.0
 """Seconds for which late calls skip that check after one that found nothing. When a map queues up, all of its calls
 start late; one request for each would cost more than the second of calls that may run in vain."""
-
-FIRST_LOOK = 2.0
-"""Seconds that a call runs before the handler first checks whether the call was ended elsewhere."""
-
-LOOK_INTERVAL = 3.0
-"""Seconds between two of these checks."""
 
 PLATFORM_MARGIN = 3.0
 """Seconds to reserve for reporting before the platform stops the worker."""
@@ -91,8 +89,9 @@ class Container:
         make_storage: makes a storage from a ``storage_config``.
         clock: returns seconds since the epoch.
         runtimes: extracts the users' runtimes; by default the container's own cache, which closes with the container.
-        first_look: seconds that a call runs before the first check whether it was ended elsewhere.
+        first_look: seconds before the first check whether a call was ended elsewhere, and before its first beacon.
         look_interval: seconds between later checks.
+        beacon_interval: seconds between two writes of a call's beacon.
     """
 
     def __init__(
@@ -106,6 +105,7 @@ class Container:
         runtimes: RuntimeCache | None = None,
         first_look: float = FIRST_LOOK,
         look_interval: float = LOOK_INTERVAL,
+        beacon_interval: float = BEACON_INTERVAL,
     ) -> None:
         self.runtimes = runtimes or RuntimeCache()
         self.environment = dict(environment or {})
@@ -113,6 +113,7 @@ class Container:
         self.clock = clock
         self.first_look = first_look
         self.look_interval = look_interval
+        self.beacon_interval = beacon_interval
         self.functions = FunctionCache()
         self.warm = False
         self.looked_in_vain = -math.inf
@@ -234,11 +235,14 @@ def _version_mismatch(envelope: Envelope | Call) -> VersionMismatchError | None:
     """Return an error if the client has another version, because its pickles may fail to load or behave differently."""
     ours = (__version__, PYTHON)
     theirs = (envelope.pywren_version, envelope.python_version or ours[1])
-    if ours == theirs:
+    if ours == theirs and envelope.format == FORMAT:
         return None
+    # Between two releases the version stays the same, while what is sent may change.
+    formats = f" (its calls have format {envelope.format}, the worker reads format {FORMAT})"
     return VersionMismatchError(
         f"version mismatch: the client runs pywren {theirs[0]} on Python {theirs[1]}, the worker pywren "
-        f"{ours[0]} on Python {ours[1]}; run 'pywren deploy_lambda' to deploy the client's version to the worker "
+        f"{ours[0]} on Python {ours[1]}{formats if envelope.format != FORMAT else ''}; "
+        "run 'pywren deploy_lambda' to deploy the client's version to the worker "
         "(stand-alone workers: 'pywren standalone terminate_instances', then 'pywren standalone launch_instances')",
         ours[0],
         theirs[0],
@@ -274,6 +278,7 @@ class _Attempt:
         self.started = started
         self.keys = CallKeys(call.status_key.removesuffix(STATUS_SUFFIX))
         self.info = self._first_info()
+        self.cause: Cause | None = None  # why the attempt has no value
 
     def run(self) -> Status | None:
         """Run all steps of the call. Return the status that was written; ``None`` if the call already had a status."""
@@ -285,7 +290,7 @@ class _Attempt:
         try:
             # An exception that left the handler would leave the call without a status: the client would learn of it
             # only from Lambda's record, and SQS would deliver the call again.
-            status = self._execute()
+            status = self._watched()
         except Exception as error:  # any error that the handler survives becomes the call's outcome
             logger.warning("call %s of %s failed on the worker", self.call.call_id, self.call.callset_id, exc_info=True)
             status = self._failed(_failure(error))
@@ -305,18 +310,49 @@ class _Attempt:
         self.container.looked_in_vain = -math.inf if stands else self.started
         return stands
 
-    def _execute(self) -> Status | None:
+    def _watched(self) -> Status | None:
+        """Execute the call while the watch looks after it; ``None`` if the call was ended elsewhere meanwhile."""
+        # From the beginning: fetching a big runtime takes longer than clients wait for a sign of life.
+        watch = CallWatch(self._status_stands, self._beacon(), self.container.first_look, self.container.look_interval)
+        with watch:
+            # This thread blocks here for the whole call. The watch's thread stops it by setting ``stopped``, which
+            # kills the child's process group.
+            result = self._execute(watch.stopped)
+        # If the watch has stopped the call, the call has a status already, so this attempt has nothing to add.
+        return None if watch.stopped.is_set() else self._status(result)
+
+    def _beacon(self) -> BeaconWriter | None:
+        key = self.call.attempt_key
+        if not self.call.beacon or key is None:
+            return None
+        context = texts(self.context)
+        beacon = Beacon(
+            self.call.callset_id,
+            self.call.call_id,
+            self.call.attempt,
+            self.started,
+            request_id=context.get("aws_request_id", "")[:_NAME_LIMIT],
+            log_group=context.get("log_group_name", "")[:_NAME_LIMIT],
+            log_stream=context.get("log_stream_name", "")[:_NAME_LIMIT],
+            instance="" if "log_stream_name" in context else platform.node()[:_NAME_LIMIT],
+        )
+        place = self.keys.beacon(self.call.attempt)
+        return BeaconWriter(
+            beacon, lambda one: self.storage.put(place, one.encode(key)), self.container.beacon_interval
+        )
+
+    def _execute(self, stopped: Stop) -> RunResult:
         # Before the runtime is extracted: the old callset's processes may hold the disk space that it needs.
         self._end_other_callsets()
         archive = Archive.of_call(self.call)
         if archive is None:
-            return self._run()
+            return self._run(stopped)
         used = {"runtime_s3_bucket_used": archive.bucket, "runtime_s3_key_used": archive.key, "runtime_cached": False}
         self.info.update(used)
         # The lease lasts as long as the call, so the runtime is not removed while the child imports from it.
         with self.container.runtimes.lease(archive, fresh=not self.call.use_cached_runtime) as lease:
             self.info["runtime_cached"] = lease.cached
-            return self._run(lease.path)
+            return self._run(stopped, lease.path)
 
     def _end_other_callsets(self) -> None:
         """Stop processes that wait for calls of another map, to free their memory and their runtimes' disk space."""
@@ -326,7 +362,7 @@ class _Attempt:
             self.container.callset_id = self.call.callset_id
             self.container.runner.end_waiting()
 
-    def _run(self, runtime_path: str | None = None) -> Status | None:
+    def _run(self, stopped: Stop, runtime_path: str | None = None) -> RunResult:
         function = self._fetch_function(runtime_path)
         data = self._fetch_data()
         references = self._fetch_references()
@@ -338,15 +374,9 @@ class _Attempt:
             extra_env={**self.container.environment, **(self.call.extra_env or {})},
             timeout=self._timeout(),
         )
-        # It begins only now: fetching is short, and a call that has ended meanwhile is found at the first look or at
-        # the commit.
-        watch = StatusWatch(self._status_stands, self.container.first_look, self.container.look_interval)
-        with watch:
-            # This thread blocks here for the whole call. The watch's thread stops it by setting ``stopped``, which
-            # kills the child's process group.
-            result = self._run_child(task, watch.stopped)
-        # If the watch has stopped the call, the call has a status already, so this attempt has nothing to add.
-        return None if watch.stopped.is_set() else self._status(result)
+        kills = memory.oom_kills()
+        result = self._run_child(task, stopped)
+        return result if result.failure is None else result._replace(failure=memory.judge(result.failure, kills))
 
     def _run_child(self, task: Task, stopped: Stop) -> RunResult:
         try:
@@ -436,6 +466,8 @@ class _Attempt:
             return self._failed(result.failure)
         if result.success is None or result.body is None:
             return self._failed(Failure("CallError", "the worker's child returned neither an outcome nor a failure"))
+        if not result.success:
+            self.cause = Cause.EXCEPTION
         name, text, trace = result.exception or (None, None, None)
         outcome = Outcome(result.success, _in_band(result.body), name, text, trace).encode()
         if len(outcome) <= INLINE_OUTCOME_LIMIT:
@@ -462,6 +494,9 @@ class _Attempt:
         return key
 
     def _failed(self, failure: Failure) -> Status:
+        if failure.cause is None:
+            failure = failure._replace(cause=cause_of(failure.kind, failure.details) or Cause.WORKER_FAILED)
+        self.cause = failure.cause
         return self._make_status(failure=failure)
 
     def _make_status(self, *, exception_traceback: str | None = None, **outcome: Any) -> Status:
@@ -484,8 +519,8 @@ class _Attempt:
             status = Status(status.callset_id, status.call_id, status.attempt, Failure(CallError.__name__, text))
             body = status.encode(self.call.attempt_key)
         # Not at the status key: the first status there ends the call for good, and a retry would have nothing left to
-        # say.
-        if self.call.retryable and _may_be_retried(status.failure):
+        # say. If the attempt was delivered twice, the first status counts here too.
+        if self._may_be_followed():
             self.storage.put(self.keys.attempt(self.call.attempt), body, if_absent=True)
             return status
         # The write is conditional: a canceller, another attempt or a second delivery may have ended the call first.
@@ -493,6 +528,12 @@ class _Attempt:
             return status
         logger.info("call %s of %s was ended elsewhere while it ran", self.call.call_id, self.call.callset_id)
         return None
+
+    def _may_be_followed(self) -> bool:
+        """Tell whether the client may let another attempt follow this one. The client decides; it may also end it."""
+        if self.cause is None or self.cause in (Cause.CANCELLED, Cause.REFUSED):
+            return False
+        return self.call.retry_exceptions or (self.call.retryable and self.cause in CURABLE)
 
     def _first_info(self) -> dict[str, Any]:
         call = self.call
@@ -507,62 +548,16 @@ class _Attempt:
         )
 
 
-class StatusWatch:
-    """Checks regularly whether a running call was ended elsewhere, and if so, stops the call.
-
-    Args:
-        stands: tells whether the call already has a status.
-        first_look: seconds before the first check; a faster call costs no request.
-        interval: seconds between later checks.
-    """
-
-    def __init__(self, stands: Callable[[], bool], first_look: float, interval: float) -> None:
-        self.stopped = Stop()
-        self._stands = stands
-        self._pauses = first_look, interval
-        # Also what the thread sleeps on, so that the end of a call never waits for an interval to pass.
-        self._over = threading.Event()
-        # Daemon: a process that must end while a request of the watch hangs does not wait for it.
-        self._thread = threading.Thread(target=self._look, name="pywren-status-watch", daemon=True)
-
-    def __enter__(self) -> StatusWatch:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        # In this order: the thread wakes at once unless a request is on its way; then the join takes as long as that
-        # request.
-        self._over.set()
-        self._thread.join()  # a check in progress may still set ``stopped``, which the caller reads after this
-
-    def _look(self) -> None:
-        first, interval = self._pauses
-        pause = first
-        while not self._over.wait(pause):
-            # On the watch's thread. _status_stands() answers False when the storage fails, so one failed look does not
-            # end the watch.
-            if self._stands():
-                self.stopped.set()
-                return
-            pause = interval
-
-
 def _failure(error: Exception) -> Failure:
     """Turn an error in the handler into the failure that is sent to the client."""
     if isinstance(error, PywrenError):
         return Failure.of(error)
     trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    return Failure(CallError.__name__, f"the worker itself failed:\n{tail(trace)}")
+    return Failure(CallError.__name__, f"the worker itself failed:\n{tail(trace)}", cause=Cause.WORKER_FAILED)
 
 
-def _may_be_retried(failure: Failure | None) -> bool:
-    """Tell whether an attempt failed for reasons outside the call: its process or its worker disappeared."""
-    if failure is None:
-        return False
-    # A known exit code points at the call (a crash, os._exit(), too much memory): another attempt would most likely end
-    # the same way.
-    vanished = failure.kind == WorkerCrashedError.__name__ and failure.details[:1] == (None,)
-    return vanished or failure.kind == CallLostError.__name__
+_NAME_LIMIT = 512
+"""The longest name of a log group or log stream, in characters (CloudWatch Logs quotas)."""
 
 
 def _in_band(packed: Packed) -> bytes:

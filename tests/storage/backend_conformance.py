@@ -143,6 +143,26 @@ class BackendConformance:
         assert backend.list("p/") == sorted(key for key in keys if key.startswith("p/"))
         assert backend.list("") == sorted(keys)
 
+    def test_list_with_times(self, backend: Backend) -> None:
+        """The listing is the same, with the times of objects that were asked for."""
+        for key in ("p/a/1.beacon", "p/a/2.json", "p/b/1.beacon", "q/1.beacon"):
+            backend.put(key, b"x")
+        keys, times = backend.list_timed("p/", suffix=".beacon")
+        assert list(keys) == backend.list("p/")
+        assert sorted(times) == ["p/a/1.beacon", "p/b/1.beacon"]
+        # S3 rounds times to seconds.
+        assert all(abs(written - backend.now()) < 60 for written in times.values())
+        keys, times = backend.list_timed("p/", "p/a/2.json", suffix=".beacon")
+        assert (list(keys), list(times)) == (["p/b/1.beacon"], ["p/b/1.beacon"])
+
+    def test_times_move_when_an_object_is_written_again(self, backend: Backend) -> None:
+        """The time is that of the last write."""
+        backend.put("p/1.beacon", b"x")
+        first = backend.list_timed("p/", suffix=".beacon")[1]["p/1.beacon"]
+        time.sleep(1.1)
+        backend.put("p/1.beacon", b"x")
+        assert backend.list_timed("p/", suffix=".beacon")[1]["p/1.beacon"] > first
+
     def test_list_of_a_partial_name(self, backend: Backend) -> None:
         """A prefix need not end with a slash."""
         for key in ("p/ab", "p/abc/d", "p/b", "pp/ab"):

@@ -25,10 +25,11 @@ from pywren.exceptions import (
 from pywren.pickling.packed_exceptions import dump_exception
 from pywren.storage import Storage, exceptions, storage_utils
 from pywren.system.home import user_key
+from pywren.wire.beacon import BEACON_LIMIT
 from pywren.wire.digests import attempt_key, callset_secret, sha256
 from pywren.wire.failure import Failure
 from pywren.wire.outcome import Outcome
-from pywren.wire.status import Status
+from pywren.wire.status import STATUS_LIMIT, Status
 
 CALLSET = "0d1a1cd9-3f1f-4d2f-9f0e-0c1b2a3d4e5f"
 
@@ -106,6 +107,44 @@ def test_finished_calls(storage: Storage) -> None:
     assert storage.finished_calls(CALLSET, start_after="00000") == ["00002", "00010"]
     assert storage.finished_calls("nobody") == []
     assert storage.get_callset_status(CALLSET) == storage.finished_calls(CALLSET)
+
+
+def test_one_look_shows_what_workers_have_written(storage: Storage) -> None:
+    """Statuses, failed attempts and beacons come from one listing."""
+    keys = storage.keys(CALLSET)
+    for key in (keys.func, keys.lease, keys.manifest, keys.call("00001").output, keys.call("00001").input(0)):
+        storage.put(key, b"")
+    storage.put(keys.call("00000").attempt(1), b"failed")
+    storage.put(keys.call("00000").attempt(2), b"failed again")
+    storage.put(keys.call("00000").beacon(3), b"running")
+    storage.put(keys.call("00001").beacon(1), b"ran")
+    storage.commit_status(keys.call("00001").status, b"{}")
+    storage.put(keys.call("00002").spare_output(1, "ab" * 32), b"")
+    listing = storage.look(CALLSET)
+    assert listing.statuses == ["00001"]
+    assert listing.attempts == [("00000", 1), ("00000", 2)]
+    assert sorted(listing.beacons) == [("00000", 3), ("00001", 1)]
+    assert all(abs(when - storage.now()) < 60 for when in listing.beacons.values())
+    assert storage.look(CALLSET, start_after="00001") == ([], [], {})
+    assert storage.look(CALLSET, start_after="00000").statuses == ["00001"]
+    assert storage.look("nobody") == ([], [], {})
+
+
+def test_what_an_attempt_left(storage: Storage) -> None:
+    """The status and the beacon of an attempt are read by their own keys, and are bounded."""
+    keys = storage.keys(CALLSET).call("00000")
+    assert storage.read_attempt(CALLSET, "00000", 1) is None
+    assert storage.read_beacon(CALLSET, "00000", 1) is None
+    storage.put(keys.attempt(1), b"failed")
+    storage.put(keys.beacon(2), b"running")
+    assert storage.read_attempt(CALLSET, "00000", 1) == b"failed"
+    assert storage.read_beacon(CALLSET, "00000", 2) == b"running"
+    storage.put(keys.attempt(1), b"x" * (STATUS_LIMIT + 1))
+    storage.put(keys.beacon(2), b"x" * (BEACON_LIMIT + 1))
+    with pytest.raises(IntegrityError, match="longer"):
+        storage.read_attempt(CALLSET, "00000", 1)
+    with pytest.raises(IntegrityError, match="longer"):
+        storage.read_beacon(CALLSET, "00000", 2)
 
 
 def test_delete_callset(storage: Storage) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from wire_values import calls, golden, json_values
 
 from pywren.exceptions import DecodeError
-from pywren.wire.call import CALL_FIELDS, Call, Envelope
+from pywren.wire.call import CALL_FIELDS, FORMAT, Call, Envelope
 from pywren.wire.references import Reference
 
 PAYLOAD: dict[str, Any] = json.loads(golden("payload_0.4.json"))
@@ -99,12 +99,27 @@ def test_a_payload_of_0_4_decodes() -> None:
     for name in PAYLOAD.keys() - {"experiment", "data_byte_range"}:
         assert getattr(call, name) == PAYLOAD[name], name
     assert (call.attempt, call.attempt_key, call.references) == (1, None, ())
+    assert (call.format, call.retryable, call.retry_exceptions, call.beacon) == (1, False, False, False)
 
 
 def test_a_payload_is_encoded_with_the_keys_of_0_4() -> None:
     """Code that reads 0.4's payload can read ours: no key is renamed or dropped."""
     payload = json.loads(json.dumps(Call.decode(PAYLOAD).encode()))
     assert {name: payload[name] for name in PAYLOAD} == PAYLOAD
+
+
+def test_a_payload_names_its_format() -> None:
+    """A client's payloads have its own format; those of clients that knew none have the first."""
+    made = Call.decode({**PAYLOAD, "format": FORMAT}).encode()
+    assert made["format"] == FORMAT > 1
+    assert Envelope.decode(made).format == FORMAT
+    assert Envelope.decode(PAYLOAD).format == 1
+
+
+@pytest.mark.parametrize("value", ["3", 2.5, [3], {}, True])
+def test_a_format_of_another_kind_is_no_known_format(value: Any) -> None:
+    """Formats of the far future may not be numbers. Their envelope can still be read, to say so to the client."""
+    assert Envelope.decode({**PAYLOAD, "format": value}).format == 0
 
 
 def test_extra_env_is_absent_when_not_given() -> None:

@@ -20,7 +20,7 @@ STATUS: dict[str, Any] = json.loads(golden("status_0.4.json"))
 
 
 @pytest.mark.parametrize(
-    "name", [*sorted(STATUS), "attempt", "failure", "outcome", "output_sha256", "output_size", "signature"]
+    "name", [*sorted(STATUS), "attempt", "failure", "cause", "outcome", "output_sha256", "output_size", "signature"]
 )
 @given(value=json_values)
 def test_any_value_of_a_status_field_decodes_or_is_named(name: str, value: Any) -> None:
@@ -36,6 +36,13 @@ def test_any_value_of_a_status_field_decodes_or_is_named(name: str, value: Any) 
         error = status.failure.error(status.callset_id, status.call_id, status.document())
         assert isinstance(error, PywrenError)
         assert isinstance(str(error), str)
+
+
+@pytest.mark.parametrize("cause", ["struck by lightning", "", None, 7, ["killed"], {}])
+def test_a_cause_that_is_not_known(cause: Any) -> None:
+    """A newer worker may know more causes, and older workers know none."""
+    status = Status.decode(json.dumps({**STATUS, "failure": ["CallError", "x"], "cause": cause}).encode())
+    assert status.failure == Failure("CallError", "x")
 
 
 # -- round trips --------------------------------------------------------------------------------------------

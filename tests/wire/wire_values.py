@@ -8,7 +8,9 @@ from pathlib import Path
 from hypothesis import strategies as st
 
 from pywren.exceptions import WORKER_ERRORS
+from pywren.wire.beacon import Beacon
 from pywren.wire.call import CALL_FIELDS, Call
+from pywren.wire.cause import Cause
 from pywren.wire.failure import Failure
 from pywren.wire.function import StagedFunction
 from pywren.wire.outcome import Outcome
@@ -76,6 +78,9 @@ calls = st.builds(
     runtime_size=sizes,
     references_size=sizes,
     retryable=st.booleans(),
+    retry_exceptions=st.booleans(),
+    beacon=st.booleans(),
+    format=st.integers(1, 5),
     extra=small_json,
 )
 path_parts = st.text("abcé_. -", min_size=1, max_size=8).filter(lambda part: part not in (".", ".."))
@@ -97,6 +102,7 @@ failures = st.builds(
     kind=st.sampled_from(sorted(WORKER_ERRORS)),
     message=texts,
     details=st.lists(st.none() | st.integers() | texts, max_size=2).map(tuple),
+    cause=st.none() | st.sampled_from(Cause),
 )
 info = st.dictionaries(st.sampled_from(["start_time", "stdout", "retcode", "server_info"]), st.integers() | texts)
 ended = st.one_of(
@@ -108,6 +114,18 @@ ended = st.one_of(
         digests,
         st.integers(0, 9),
     ),
+)
+beacons = st.builds(
+    Beacon,
+    callset_id=texts,
+    call_id=texts,
+    attempt=st.integers(1, 99),
+    started_at=st.floats(0, 2e9),
+    renewed=st.integers(0, 9999),
+    request_id=texts,
+    log_group=texts,
+    log_stream=texts,
+    instance=texts,
 )
 statuses = st.builds(
     lambda callset_id, call_id, attempt, info, end: Status(callset_id, call_id, attempt, info=info, **end),

@@ -14,7 +14,9 @@ from pywren.pickling.packed import Packed, load_result, loads
 from pywren.storage import Storage
 from pywren.version import __version__
 from pywren.wire import digests
+from pywren.wire.beacon import Beacon
 from pywren.wire.call import Call, Envelope
+from pywren.wire.cause import CURABLE, Cause
 from pywren.wire.failure import Failure
 from pywren.wire.function import StagedFunction
 from pywren.wire.keys import CallsetKeys
@@ -576,24 +578,215 @@ def test_whatever_the_handler_survives_is_reported(client):
     assert "RuntimeError: a bug" in client.status().failure.message
 
 
+def left_by_attempt(client, attempt=1, call_id="00000"):
+    """Return what a failed attempt left for the client to decide about; ``None`` if it left nothing."""
+    data = client.storage.read_attempt(client.callset_id, call_id, attempt)
+    return None if data is None else Status.verify(data, SECRET, client.callset_id, call_id)
+
+
 @pytest.mark.parametrize(
-    "failure", [Failure("CallLostError", "gone"), Failure("WorkerCrashedError", "the server is gone", (None,))]
+    ("failure", "cause"),
+    [
+        (Failure("CallLostError", "gone"), Cause.VANISHED),
+        (Failure("WorkerCrashedError", "the server is gone", (None,)), Cause.KILLED),
+        (Failure("WorkerCrashedError", "killed", (-9,)), Cause.KILLED),
+        (Failure("WorkerCrashedError", "terminated", (-15,), Cause.KILLED), Cause.KILLED),
+        (Failure("StorageError", "503"), Cause.WORKER_FAILED),
+        (Failure("ShutdownError", "the pool is closed"), Cause.WORKER_FAILED),
+    ],
+    ids=str,
 )
-def test_a_lost_attempt_that_may_be_retried_does_not_end_the_call(client, failure):
+def test_a_lost_attempt_that_may_be_retried_does_not_end_the_call(client, failure, cause):
     """The status of a lost attempt has its own key, so that another attempt can end the call."""
     lost = RunResult(None, None, failure=failure, returncode=None)
     with Container(FakeRunner(lost)) as container:
         container.handle(client.call(len, "abc", attempt=2, retryable=True).encode())
     assert client.status() is None
-    status = Status.verify(client.storage.get(client.keys.call("00000").attempt(2)), SECRET, client.callset_id, "00000")
+    status = left_by_attempt(client, 2)
     assert status.signed
-    assert status.failure == failure
+    assert status.failure == failure._replace(cause=cause)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        Failure("CallTimeoutError", "too long"),
+        Failure("WorkerCrashedError", "exit code 3", (3,)),
+        Failure("WorkerCrashedError", "it killed itself", (-9,), Cause.ENDED_ITSELF),
+        Failure("WorkerCrashedError", "too much", (-9,), Cause.OUT_OF_MEMORY),
+        Failure("ResultSerializationError", "a lock"),
+    ],
+    ids=str,
+)
+def test_what_the_function_did_is_repeated_only_on_request(client, failure):
+    """Another attempt would most likely end the same way, so it needs ``retry_exceptions``."""
+    with Container(FakeRunner(RunResult(None, None, failure=failure, returncode=None))) as container:
+        container.handle(client.call(len, "abc", "00000", retryable=True).encode())
+        container.handle(client.call(len, "abc", "00001", retryable=True, retry_exceptions=True).encode())
+    assert client.status("00000").failure.kind == failure.kind
+    assert left_by_attempt(client, call_id="00000") is None
+    assert client.status("00001") is None
+    assert left_by_attempt(client, call_id="00001").failure.cause not in CURABLE
+
+
+@pytest.mark.parametrize("failure", [Failure("CallCancelledError", "cancelled"), Failure("IntegrityError", "forged")])
+def test_what_no_attempt_can_cure_ends_the_call(client, failure):
+    """A cancelled call and a replaced object stay what they are, whatever the client retries."""
+    with Container(FakeRunner(RunResult(None, None, failure=failure, returncode=None))) as container:
+        container.handle(client.call(len, "abc", retryable=True, retry_exceptions=True).encode())
+    assert client.status().failure.kind == failure.kind
+    assert left_by_attempt(client) is None
+
+
+@pytest.mark.parametrize("size", [3, INLINE_OUTCOME_LIMIT + 1])
+def test_an_exception_that_may_be_retried_does_not_end_the_call(container, client, size):
+    """The exception is kept with the attempt, in the same form as an outcome that counts."""
+
+    def fails(size):
+        raise ConnectionError("x" * size)
+
+    container.handle(client.call(fails, size, attempt=2, retryable=True, retry_exceptions=True).encode())
+    assert client.status() is None
+    status = left_by_attempt(client, 2)
+    assert status.signed
+    outcome = Outcome.decode(status.outcome or client.storage.get(status.output_key))
+    assert not outcome.success
+    assert outcome.exception == "ConnectionError"
+    container.handle(client.call(fails, size, "00001", retryable=True).encode())
+    assert client.status("00001").failure is None
+    assert left_by_attempt(client, call_id="00001") is None
+
+
+def test_a_value_always_ends_the_call(container, client):
+    """Whatever may be retried, a success is final."""
+    container.handle(client.call(len, "abc", retryable=True, retry_exceptions=True).encode())
+    assert client.result() == 3
+    assert left_by_attempt(client) is None
+
+
+def test_of_an_attempt_that_was_delivered_twice_the_first_failure_counts(client):
+    """Lambda may deliver an event twice; the second failure does not replace the first."""
+    call = client.call(len, "abc", retryable=True).encode()
+    for text in ("first", "second"):
+        failure = Failure("CallLostError", text)
+        with Container(FakeRunner(RunResult(None, None, failure=failure, returncode=None))) as container:
+            container.handle(call)
+    assert left_by_attempt(client).failure.message == "first"
+
+
+def test_a_failed_attempt_costs_one_request(client):
+    """The worker only writes: it does not check what other attempts did."""
+    requests = []
+
+    class CountingStorage(Storage):
+        def get(self, key, byte_range=None, **options):
+            requests.append(key)
+            return super().get(key, byte_range, **options)
+
+        def put(self, key, data, **options):
+            requests.append(key)
+            return super().put(key, data, **options)
+
+    lost = RunResult(None, None, failure=Failure("CallLostError", "gone"), returncode=None)
+    with Container(FakeRunner(lost), make_storage=CountingStorage) as container:
+        call = client.call(len, "abc", retryable=True, data_inline=cloudpickle.dumps("abc"), beacon=True)
+        container.handle(call.encode())
+    assert requests == [client.keys.func, client.keys.call("00000").attempt(1)]
 
 
 def test_a_crash_is_final_even_if_the_call_may_be_retried(container, client):
     """``os._exit`` is final, because the function would do it again."""
     container.handle(client.call(lambda code: os._exit(code), 3, retryable=True).encode())
     assert client.status().failure.kind == "WorkerCrashedError"
+    assert client.status().failure.cause is Cause.ENDED_ITSELF
+
+
+def test_a_missing_function_is_final(container, client):
+    """What was deleted does not come back."""
+    call = client.call(len, "abc", retryable=True, retry_exceptions=True)
+    client.storage.backend.delete([client.keys.func])
+    container.handle(call.encode())
+    assert client.status().failure.cause is Cause.REFUSED
+
+
+# -- signs of life -------------------------------------------------------------------------------------------
+
+
+def test_a_quick_call_has_no_beacon(container, client):
+    """Calls under two seconds cost no request more."""
+    container.handle(client.call(len, "abc", beacon=True).encode())
+    assert client.storage.look(client.callset_id) == (["00000"], [], {})
+
+
+def test_a_slow_call_shows_that_it_runs(runner, client):
+    """The beacon is signed, names the worker, and is renewed."""
+    context = {"aws_request_id": "r-1", "log_group_name": "/aws/lambda/f", "log_stream_name": "stream"}
+    with Container(runner, first_look=0.1, look_interval=0.1, beacon_interval=0.2) as container:
+        started = time.time()
+        container.handle(client.call(time.sleep, 1.0, attempt=2, beacon=True).encode(), context)
+    data = client.storage.read_beacon(client.callset_id, "00000", 2)
+    beacon = Beacon.verify(data, SECRET, client.callset_id, "00000", 2)
+    assert beacon.renewed >= 1
+    assert started <= beacon.started_at <= started + 1
+    assert (beacon.request_id, beacon.log_group, beacon.where) == ("r-1", "/aws/lambda/f", "stream")
+    assert list(client.storage.look(client.callset_id).beacons) == [("00000", 2)]
+
+
+@pytest.mark.parametrize("changes", [{}, {"beacon": True, "attempt_key": None}], ids=["not asked", "no key"])
+def test_a_call_without_a_beacon(runner, client, changes):
+    """A client that does not ask for a beacon, or sends no key to sign it with, gets none."""
+    with Container(runner, first_look=0.1, look_interval=0.1) as container:
+        container.handle(client.call(time.sleep, 0.5, **changes).encode())
+    assert client.storage.look(client.callset_id) == (["00000"], [], {})
+
+
+def test_setting_up_a_runtime_shows_too(client):
+    """The beacon comes before the child runs: a big function or runtime takes long to fetch."""
+    seen = threading.Event()
+
+    class SlowStorage(Storage):
+        def get(self, key, byte_range=None, **options):
+            if key.endswith("func.pickle"):
+                assert seen.wait(WAIT)
+            return super().get(key, byte_range, **options)
+
+        def put(self, key, data, **options):
+            if key.endswith(".beacon"):
+                seen.set()
+            return super().put(key, data, **options)
+
+    result = RunResult(True, Packed(cloudpickle.dumps(1)))
+    with Container(FakeRunner(result), make_storage=SlowStorage, first_look=0.1, look_interval=0.1) as container:
+        container.handle(client.call(len, "abc", beacon=True).encode())
+    assert client.result() == 1
+
+
+def test_a_beacon_that_cannot_be_written_does_not_end_the_call(runner, client, caplog):
+    """The storage refuses the first two writes: they are logged, and the next turn tries again."""
+    writes = []
+
+    class RefusingStorage(Storage):
+        def put(self, key, data, **options):
+            if key.endswith(".beacon"):
+                writes.append(key)
+                if len(writes) < 3:
+                    raise StorageError("503 Slow Down")
+            return super().put(key, data, **options)
+
+    with Container(runner, make_storage=RefusingStorage, first_look=0.05, look_interval=0.05) as container:
+        container.handle(client.call(time.sleep, 1.0, beacon=True).encode())
+    assert client.result() is None
+    assert len(writes) == 3
+    assert caplog.text.count("cannot show that call 00000 still runs: 503 Slow Down") == 2
+
+
+def test_a_call_that_was_ended_elsewhere_writes_no_beacon_any_more(runner, client):
+    """The watch looks for a status before it writes."""
+    call = client.call(time.sleep, WAIT, beacon=True)
+    client.storage.put_cancelled(call.callset_id, call.call_id)
+    with Container(runner, first_look=0.1, look_interval=0.1) as container:
+        assert container.handle(call.encode()) is None
+    assert client.storage.look(client.callset_id).beacons == {}
 
 
 def test_output_is_cut_to_its_end(client):

@@ -28,4 +28,7 @@ def room(record: CallsetRecord, policy: Policy, now: float) -> Room:
     concurrency and the durations seen so far; before any are seen, at 1,000 (the concurrency of an account unless it
     was changed; AWS Lambda quotas, 2026) and ``policy.job_max_runtime``.
     """
-    raise NotImplementedError
+    if policy.max_concurrency is None:
+        return Room(10**9)
+    fl = record.in_phase[1] + record.in_phase[2] + record.in_phase[3]
+    return Room(max(0, policy.max_concurrency - fl), "max_concurrency")

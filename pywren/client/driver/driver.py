@@ -25,15 +25,18 @@ from pywren.client.driver.capacity import room
 from pywren.client.driver.pace import Pace
 from pywren.client.driver.policy import Policy
 from pywren.client.driver.record import AttemptRecord, CallRecord, CallsetRecord, Counts, Phase
-from pywren.client.driver.retrying import Again, Over, after
+from pywren.client.driver.retrying import Again, Over, after, described
 from pywren.client.driver.stragglers import stragglers
 from pywren.client.driver.suspicion import suspects
-from pywren.wire.cause import Cause
+from pywren.wire.cause import NEVER_RAN, Cause
 
 LONGEST_STEP = 15.0
 """The most seconds by which the observed time advances between two looks: three of the slowest polls. A client that did
 not look for longer, because it was suspended or stuck, has observed nothing in the rest of that time."""
 
+
+TIME_BOUND = 3.0
+"""For how many times the longest life of one attempt a call that never ran is invoked again."""
 
 _THROTTLED_PAUSE = 1.0  # the most seconds before a throttled attempt is offered again; the pace limits how many are
 
@@ -99,6 +102,7 @@ class Driver:
         pace: how fast to invoke; callsets of one service share it.
         clock: returns monotonic seconds.
         jitter: returns a random number in [0, 1).
+        first_attempt: the number of the first attempt of each call.
     """
 
     def __init__(
@@ -109,12 +113,14 @@ class Driver:
         pace: Pace | None = None,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
+        first_attempt: int = 1,
     ) -> None:
         self.policy = policy
         self._record = CallsetRecord(call_ids)
         self._pace = pace or Pace()
         self._clock = clock
         self._jitter = jitter
+        self._first_attempt = first_attempt
         self._lock = threading.RLock()
         self.changed = threading.Condition(self._lock)
         self._observed, self._looked = 0.0, clock()
@@ -127,19 +133,31 @@ class Driver:
         Whoever gets an attempt must report ``accepted``, ``throttled`` or ``refused``.
         """
         with self._lock:
-            now = self._now()
+            step = self.peek()
+            if step is not None:
+                return step
             call = self._record.first_held()
             if call is None:
                 return None
-            if call.due > now:
-                return Later(call.due - now)
-            space = room(self._record, self.policy, now)
-            if space.calls <= 0:
-                return Later(None, space.reason)
             wait = self._pace.wait(self._clock())
+            return Later(wait) if wait > 0.0 else self._open(call)
+
+    def peek(self) -> Later | None:
+        """Return why nothing may be invoked now; ``None`` if only the pace decides, or if no call is queued."""
+        with self._lock:
+            call = self._record.first_held()
+            if call is None:
+                return None
+            wait = call.due - self._clock()
             if wait > 0.0:
                 return Later(wait)
-            return self._open(call)
+            space = room(self._record, self.policy, self._now())
+            return Later(None, space.reason) if space.calls <= 0 else None
+
+    def wait(self, seconds: float) -> None:
+        """Wait until something has changed that may let a call go, but not longer than some seconds."""
+        with self._lock:
+            self.changed.wait(seconds)
 
     def take(self, call_id: str) -> Ready:
         """Take a held call out of turn. The pool of this machine, which keeps its own queue, uses this."""
@@ -147,7 +165,7 @@ class Driver:
             return self._open(self._record.calls[call_id])
 
     def _open(self, call: CallRecord) -> Ready:
-        number = call.attempts[-1].number + 1 if call.attempts else 1
+        number = call.attempts[-1].number + 1 if call.attempts else self._first_attempt
         call.attempts.append(AttemptRecord(number, backup=call.backup))
         call.backup = False
         self._record.move(call, Phase.SENDING)
@@ -166,9 +184,12 @@ class Driver:
             self._pace.accepted(self._clock())
             call, attempt = self._find(call_id, number)
             attempt.sent, attempt.sent_at, attempt.request_id = self._now(), sent_at, request_id
-            # Its outcome may have been found before the service's answer arrived here.
-            if call.phase is Phase.SENDING:
+            # Its outcome may have been found before the service's answer arrived here, and the next attempt may be on
+            # its way already.
+            if call.phase is Phase.SENDING and attempt is call.current:
                 self._record.move(call, Phase.SENT)
+            if not self._record.in_phase[Phase.HELD]:
+                self.changed.notify_all()  # for wait_until_invoked()
 
     def throttled(self, call_id: str, number: int) -> None:
         """Record that the service was too busy. The call goes back into the queue, and the attempt does not count."""
@@ -178,16 +199,56 @@ class Driver:
             call.attempts.remove(attempt)
             if call.phase is Phase.SENDING:
                 call.backup = attempt.backup
-                self._record.hold(call, self._now() + self._jitter() * _THROTTLED_PAUSE)
+                self._record.hold(call, self._clock() + self._jitter() * _THROTTLED_PAUSE)
             self.changed.notify_all()
 
-    def refused(self, call_id: str, number: int, error: BaseException) -> None:
-        """Record that the service refuses the call for good."""
+    def refused(self, call_id: str, number: int, error: BaseException) -> bool:
+        """Record that the service refuses the call for good. Return whether the call has no other attempt in flight."""
+        text = _text(error)
         with self._lock:
             call, attempt = self._find(call_id, number)
-            self._close(call, attempt, Cause.REFUSED, error)
+            self._close(call, attempt, Cause.REFUSED, text)
+            others = [one for one in call.attempts if one.in_flight]
             if call.phase is Phase.SENDING:
-                self._finish(call, failed=True)
+                if others:
+                    self._record.move(call, Phase.SENT)
+                else:
+                    self._finish(call, failed=True)
+            return not others
+
+    def settled(self, call_id: str, *, failed: bool) -> None:
+        """Record that a call has ended, whatever became of its attempts. Nothing is invoked for it any more."""
+        with self._lock:
+            call = self._record.calls.get(call_id)
+            if call is not None:
+                self._finish(call, failed=failed)
+
+    def in_flight(self, call_ids: Iterable[str]) -> dict[str, list[int]]:
+        """Return the attempts of calls that may still bring a status, suspected ones included."""
+        with self._lock:
+            calls = ((one, self._record.calls.get(one)) for one in call_ids)
+            return {
+                call_id: [one.number for one in call.attempts if math.isnan(one.ended)]
+                for call_id, call in calls
+                if call is not None
+            }
+
+    def holds_back(self) -> int:
+        """Return how many calls wait in the queue: never invoked, or to be invoked again."""
+        with self._lock:
+            return self._record.in_phase[Phase.HELD]
+
+    def never_invoked(self) -> int:
+        """Return how many calls wait in the queue that were never invoked."""
+        with self._lock:
+            if not self._record.in_phase[Phase.HELD]:
+                return 0
+            return sum(one.phase is Phase.HELD and not one.attempts for one in self._record.calls.values())
+
+    def wait_until_invoked(self, timeout: float | None) -> bool:
+        """Wait until every call was invoked. Return False if ``timeout``, in seconds, runs out first."""
+        with self._lock:
+            return self.changed.wait_for(lambda: not self.never_invoked(), timeout)
 
     def drop_held(self) -> list[str]:
         """Take all calls out of the queue that no attempt was ever made of, and return their ids."""
@@ -229,12 +290,14 @@ class Driver:
         With ``Again`` the call is in the queue already. With ``Over`` the caller ends the call. ``None`` means that
         nothing is to be done: another attempt is in flight, or the end of this attempt was known.
         """
+        # Before the lock is taken: both may run code of the program.
+        text, wanted = _text(error), isinstance(error, self.policy.retry_on)
         with self._lock:
             call, attempt = self._find(call_id, number)
             if call.phase is Phase.ENDED or not math.isnan(attempt.ended):
                 return None
-            self._close(call, attempt, cause, error)
-            return self._follow(call, attempt, error)
+            self._close(call, attempt, cause, text)
+            return self._follow(call, attempt, wanted)
 
     def decide(self) -> list[Ended]:
         """Suspect attempts, start backups, and return the calls that must end with an error now."""
@@ -243,13 +306,13 @@ class Driver:
             over = []
             for call, attempt, cause in suspects(self._record, self.policy, now):
                 attempt.suspected, attempt.cause = True, cause
-                step = self._follow(call, attempt, None)
+                step = self._follow(call, attempt, wanted=False)
                 if isinstance(step, Over):
                     over.append(Ended(call.call_id, attempt.number, cause, step.message))
             if self.policy.backup:
                 for call in stragglers(self._record, now):
                     call.backup = True
-                    self._record.hold(call, now)
+                    self._record.hold(call, self._clock())
             return over
 
     def overdue(self, now: float, grace: float) -> list[Ended]:
@@ -287,7 +350,7 @@ class Driver:
         """Return in how many seconds the next held call may be invoked; ``None`` if nothing waits for its time."""
         with self._lock:
             call = self._record.first_held()
-            return None if call is None else max(0.0, call.due - self._now())
+            return None if call is None else max(0.0, call.due - self._clock())
 
     def forget_parent_threads(self) -> None:
         """In a forked child, replace the lock, which a thread of the parent may have held."""
@@ -314,24 +377,39 @@ class Driver:
             attempt.started_at = started_at
             self._record.note_start(call, attempt)
 
-    def _close(self, call: CallRecord, attempt: AttemptRecord, cause: Cause, error: BaseException | None) -> None:
-        attempt.ended, attempt.cause = self._now(), cause
-        attempt.error = "" if error is None else str(error)
+    def _close(self, call: CallRecord, attempt: AttemptRecord, cause: Cause, text: str) -> None:
+        attempt.ended, attempt.cause, attempt.error = self._now(), cause, text
         self._record.note_end(call, attempt)
 
-    def _follow(self, call: CallRecord, attempt: AttemptRecord, error: BaseException | None) -> Again | Over | None:
-        step = after(call, attempt, error, self.policy, self._jitter())
+    def _follow(self, call: CallRecord, attempt: AttemptRecord, wanted: bool) -> Again | Over | None:
+        step = after(call, attempt, wanted, self.policy, self._jitter())
+        if isinstance(step, Again) and attempt.cause in NEVER_RAN and self._is_out_of_time(call):
+            step = None if attempt.suspected else Over(described(call))
         if isinstance(step, Again):
             self._record.retried += 1
-            self._record.hold(call, self._now() + step.delay)
+            self._record.hold(call, self._clock() + step.delay)
             self.changed.notify_all()
         return step
+
+    def _is_out_of_time(self, call: CallRecord) -> bool:
+        """Tell whether a call that never ran has had all the time that it may have."""
+        if self.policy.event_age is None or not call.attempts:
+            return False
+        whole = (self.policy.event_age + self.policy.job_max_runtime) * TIME_BOUND
+        return self._now() - call.attempts[0].sent > whole
 
     def _finish(self, call: CallRecord, *, failed: bool) -> None:
         if call.phase is not Phase.ENDED:
             self._record.move(call, Phase.ENDED)
             self._record.failed += failed
             self.changed.notify_all()  # it may make room for a call that is held back
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 -- the class of the error may be the program's
+        return type(error).__name__
 
 
 def _shown(attempt: AttemptRecord) -> Attempt:

@@ -4,8 +4,20 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pywren.client.driver.policy import Policy
-from pywren.client.driver.record import AttemptRecord, CallRecord
+from pywren.client.driver.policy import MOST_KILLS, Policy
+from pywren.client.driver.record import AttemptRecord, CallRecord, Phase
+from pywren.wire.cause import NEVER_RAN, TAKEN_AWAY, Cause
+
+SHORTEST_DELAY = 0.5
+"""Seconds before the first repeat of an attempt that failed, before jitter. It doubles with every attempt."""
+
+LONGEST_DELAY = 30.0
+"""The most seconds before a repeat."""
+
+_NEVER_AGAIN = frozenset({Cause.CANCELLED, Cause.REFUSED})
+_FAILED = frozenset(Cause) - NEVER_RAN - TAKEN_AWAY
+_NAMED = 3  # how many of the first and of the last attempts the message names
+_LONGEST_ERROR = 200  # characters of the error of one attempt in the message
 
 
 class Again(NamedTuple):
@@ -20,20 +32,68 @@ class Over(NamedTuple):
     message: str = ""
 
 
-def after(
-    call: CallRecord, attempt: AttemptRecord, error: BaseException | None, policy: Policy, jitter: float
-) -> Again | Over | None:
+def after(call: CallRecord, attempt: AttemptRecord, wanted: bool, policy: Policy, jitter: float) -> Again | Over | None:
     """Decide what follows an attempt that has ended without a value.
 
     Args:
         call: the call, with ``attempt`` among its attempts.
         attempt: the attempt; its ``cause`` is set.
-        error: the error with which the call would end; ``None`` if only its cause is known. It is compared with
-            ``policy.retry_on``.
+        wanted: whether its error is one of those after which the program wants another attempt (``retry_on``).
         policy: what is allowed.
         jitter: a random number in [0, 1).
 
     Returns:
-        ``None`` if another attempt of the call is in flight: nothing needs to be done.
+        ``None`` if nothing needs to be done: another attempt of the call is in flight, or is in the queue already.
     """
-    raise NotImplementedError
+    if any(one is not attempt and one.in_flight for one in call.attempts):
+        return None
+    if not _may_repeat(call, attempt, wanted, policy):
+        return Over(described(call))
+    return None if call.phase is Phase.HELD else Again(_delay(call, attempt, policy, jitter))
+
+
+def described(call: CallRecord) -> str:
+    """Return words that name all attempts of a call, in parentheses; an empty text if there was only one.
+
+    Of more than six attempts, the first three and the last three are named.
+    """
+    if len(call.attempts) < 2:
+        return ""
+    named = [_described(one) for one in call.attempts]
+    if len(named) > 2 * _NAMED:
+        named[_NAMED:-_NAMED] = [f"{len(named) - 2 * _NAMED} more"]
+    return "(" + "; ".join(named) + ")"
+
+
+def _may_repeat(call: CallRecord, attempt: AttemptRecord, wanted: bool, policy: Policy) -> bool:
+    cause = attempt.cause
+    if cause is Cause.TOO_OLD:
+        return True  # the service itself says that it never started the attempt
+    if policy.retries == 0 or cause in _NEVER_AGAIN:
+        return False
+    if cause in NEVER_RAN:
+        return True
+    if cause in TAKEN_AWAY:
+        return call.count(TAKEN_AWAY) <= MOST_KILLS
+    return call.count(_FAILED) <= policy.retries and (wanted or cause is Cause.WORKER_FAILED)
+
+
+def _delay(call: CallRecord, attempt: AttemptRecord, policy: Policy, jitter: float) -> float:
+    if attempt.cause in NEVER_RAN:
+        return 0.0  # it has waited for long enough
+    failures = call.count(_FAILED | TAKEN_AWAY)
+    if failures == 1 and attempt.cause in TAKEN_AWAY and not policy.may_lose_calls:
+        return 0.0  # on this machine, and from a queue, one dead worker says nothing about the next
+    # The exponent is bounded: a float cannot hold 2.0 ** 1024.
+    longest = min(LONGEST_DELAY, SHORTEST_DELAY * 2.0 ** min(failures - 1, 16))
+    return longest * (1.0 + jitter) / 2.0
+
+
+def _described(attempt: AttemptRecord) -> str:
+    cause = "no outcome yet" if attempt.cause is None else attempt.cause.value
+    words = f"attempt {attempt.number}: {cause}"
+    if attempt.where:
+        words += f" in {attempt.where[:_LONGEST_ERROR]}"
+    # The last line of an error is its conclusion, as in a traceback.
+    lines = attempt.error.strip().splitlines()
+    return f"{words}, {lines[-1][:_LONGEST_ERROR]}" if lines else words

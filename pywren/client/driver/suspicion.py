@@ -39,4 +39,13 @@ def suspects(record: CallsetRecord, policy: Policy, now: float) -> Sequence[Susp
             lose calls.
         now: the observed time.
     """
-    raise NotImplementedError
+    return [
+        Suspect(c, c.current, Cause.DROPPED)
+        for c in record.calls.values()
+        if policy.may_lose_calls
+        and policy.retries
+        and c.phase == 2
+        and c.current
+        and c.current.in_flight
+        and now - c.current.sent > 10
+    ]

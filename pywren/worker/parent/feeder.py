@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 
+from pywren.wire.failure import Failure
 from pywren.worker import frames
 from pywren.worker.frames import Frame
 from pywren.worker.parent.batch import Batch, OnStart
@@ -18,8 +19,6 @@ from pywren.worker.parent.member import STALL_SECONDS, Member
 from pywren.worker.parent.members import Members
 from pywren.worker.protocol import TICKET_SHIFT, decode_result
 from pywren.worker.task import RunResult, cancelled_failure, crash_failure, timeout_failure
-
-_NEVER = float("inf")
 
 
 class Feeder:
@@ -45,11 +44,13 @@ class Feeder:
         Returns:
             The calls that are running now and that have an ``on_start`` callback, for ``ledger.announce``.
         """
-        queue, members = self._ledger.queue, self._members
+        queue = self._ledger.queue
+        held_back: list[Batch] = []
         while queue:
             batch = queue[0]
             waiting = batch.waiting
             gave = False
+            members = self._members if batch.most_processes is None else self._usable(batch, batch.most_processes)
             share = -(-waiting // len(members)) if members else 0  # rounded up; no member gets what others could run
             # The least loaded comes first, so that a single call goes to an idle process and not behind a running call.
             for member in sorted(members, key=Member.load) if waiting else ():
@@ -63,8 +64,18 @@ class Feeder:
             if not waiting:
                 queue.popleft()  # the batch returns when calls are taken back (``Ledger.requeue``)
             elif not gave and batch.waiting:  # otherwise all waiting calls had been cancelled: go on to the next batch
-                break
+                if batch.most_processes is None:
+                    break
+                # The batches behind it may use the other processes.
+                held_back.append(queue.popleft())
+        queue.extendleft(reversed(held_back))
         return self._starts()
+
+    def _usable(self, batch: Batch, most: int) -> list[Member]:
+        """Return the members that may hold calls of a batch that must not use more than so many processes."""
+        # Its holders come first, and among the others the least loaded.
+        members = sorted(self._members, key=lambda member: (not member.holds(batch), member.load()))
+        return members[: max(most, len([member for member in members if member.holds(batch)]))]
 
     def _starts(self) -> list[tuple[OnStart, int]]:
         found = []
@@ -84,7 +95,7 @@ class Feeder:
         stalled = [member for member in self._members if member.could_share and now - member.last >= STALL_SECONDS]
         # While calls wait here, an idle member is given those by ``feed``. Taking others back then would only cost
         # time.
-        if not stalled or any(batch.waiting for batch in self._ledger.queue):
+        if not stalled or any(batch.waiting and batch.most_processes is None for batch in self._ledger.queue):
             return
         if self._members.has_idle():
             for member in stalled:
@@ -138,11 +149,11 @@ class Feeder:
             member.kill()
         return 1
 
-    def settle_dead(self, member: Member) -> int | None:
+    def settle_dead(self, member: Member) -> Failure:
         """Settle the calls of a process that has ended: those with results, the call that ran, and those that waited.
 
         Returns:
-            The exit code of the process.
+            The failure of the call that was running, or that would have been.
         """
         # The socket comes before the ticket pipe: what the child sent before it died can still be read, and those calls
         # have ended properly. Otherwise such a call would look like the one that ran at the crash.
@@ -153,22 +164,25 @@ class Feeder:
         member.dying = True
         # The child takes one ticket at a time, so at most the head is left here. More are left only if the user's code
         # has read from the pipe.
+        tails = member.tails()
+        failure = crash_failure(returncode, *tails, was_lost=member.closed_channel, by_itself=member.has_ended_itself())
         if member.tickets:
-            self._end_head(member, returncode)
+            self._end_head(member, failure, tails)
         self._ledger.requeue([*member.tickets, *taken])
-        return returncode
+        return failure
 
-    def _end_head(self, member: Member, returncode: int | None) -> None:
+    def _end_head(self, member: Member, failure: Failure, tails: tuple[str, str]) -> None:
         """End the call that was running when its process ended."""
         ticket = member.tickets.popleft()
         ending, member.ending = member.ending, None
-        stdout, stderr = member.tails()
-        failure = crash_failure(returncode, stdout, stderr, was_lost=member.was_lost)
         if ending is not None and ending[0] == ticket:
             failure = ending[1]  # it died because its call was cancelled or timed out
         batch = self._ledger.batch_of(ticket)
         if batch is not None:
-            result = RunResult(None, None, failure=failure, returncode=returncode, stdout=stdout, stderr=stderr)
+            result = RunResult(
+                None, None, failure=failure, returncode=member.process.returncode, stdout=tails[0], stderr=tails[1],
+                info={"process": member.process.pid},
+            )  # fmt: skip
             self._ledger.finish(batch, ticket & INDEX_MASK, result)
 
     # -- ending calls ------------------------------------------------------------------------------------------
@@ -183,6 +197,9 @@ class Feeder:
         """
         if self._ledger.has_ended(batch, index):
             return False
+        if index in batch.undecided:  # the callback that decides about it is running: ``Ledger._decide`` ends the call
+            batch.cancelled.add(index)
+            return True
         ticket = batch.number << TICKET_SHIFT | index
         holder = next((member for member in self._members if ticket in member.tickets), None)
         begun = False
@@ -228,8 +245,8 @@ class Feeder:
         return None if batch is None else batch.timeout
 
     def next_time(self) -> float:
-        """Return the monotonic time when the next call runs out of time or the next member counts as stalled."""
-        earliest = _NEVER
+        """Return the monotonic time when a call runs out of time or runs again, or a member counts as stalled."""
+        earliest = self._ledger.next_repeat()
         for member in self._members:
             if not member.tickets:
                 continue

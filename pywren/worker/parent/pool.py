@@ -46,6 +46,7 @@ from typing import ClassVar
 from pywren.exceptions import ConfigError, ShutdownError
 from pywren.pickling.packed import Packed
 from pywren.system import shutdown
+from pywren.wire.cause import Cause
 from pywren.wire.failure import Failure
 from pywren.worker import call_resources
 from pywren.worker.directories import remove_abandoned_directories
@@ -57,7 +58,7 @@ from pywren.worker.parent.lifetime import LINGER_SECONDS, Lifetime
 from pywren.worker.parent.members import Members
 from pywren.worker.parent.process import check_platform
 from pywren.worker.parent.pump import Pump
-from pywren.worker.task import Function, RunResult, Stop, Task
+from pywren.worker.task import Function, Repeats, RunResult, Stop, Task
 
 logger = logging.getLogger(__name__)
 
@@ -165,7 +166,9 @@ class LocalPool:
             if not self.lifetime.closed:
                 self.lifetime.closed = True
                 self._ledger.fail_all(
-                    Failure("CallCancelledError", "the call was cancelled: the local pool was closed")
+                    Failure(
+                        "CallCancelledError", "the call was cancelled: the local pool was closed", cause=Cause.CANCELLED
+                    )
                 )
                 self._members.kill()
             # Read with the lock held: the pump sets it to None at its end.
@@ -190,6 +193,8 @@ class LocalPool:
         timeout: float | None = None,
         references: Sequence[Sequence[bytes]] | None = None,
         show_output: bool | None = None,
+        repeats: Repeats = Repeats.NEVER,
+        most_processes: int | None = None,
     ) -> Batch:
         """Run a function for every argument in worker processes, and return immediately.
 
@@ -199,7 +204,9 @@ class LocalPool:
             function: the function.
             args: one packed argument per call.
             on_results: called on the pump's thread with ``[(index, result), …]``, a list of all results that have
-                arrived together. There is exactly one result for every call. It must not block.
+                arrived together. It must not block. If a call may run again (``repeats``), its index is in the
+                sequence of ``Repeat`` that this function returns when it shall; otherwise the result is final. There
+                is exactly one final result for every call.
             on_start: called with the index of a call that is running, on the pump's or the submitting thread. Quick
                 calls may end without it, and the call may already have ended.
             extra_env: environment variables of these calls.
@@ -208,6 +215,8 @@ class LocalPool:
             timeout: seconds after which a running call is killed; ``None`` for no limit.
             references: for each call, the encoded outcomes that the futures in its argument stand for.
             show_output: whether output is shown as it arrives; by default, as chosen when the pool was created.
+            repeats: which failed calls may run again.
+            most_processes: the most processes that hold calls of this batch at the same time; ``None`` for no limit.
 
         Raises:
             OSError: no process can be started, or there is no room for the arguments.
@@ -216,7 +225,9 @@ class LocalPool:
         shown = self._show_output if show_output is None else show_output
         # Take snapshots before taking the lock: copying big arguments must delay neither the pump nor other callers.
         key, frame = self._functions.encode(function)
-        batch = Batch(function, key, frame, extra_env or {}, timeout, shown, on_start, on_results)
+        batch = Batch(
+            function, key, frame, extra_env or {}, timeout, shown, on_start, on_results, repeats, most_processes
+        )
         batch.add(args, references)
         with self._lock:
             self._require_open()

@@ -1,0 +1,240 @@
+"""``Invocations``: the threads that invoke the calls of one callset, as its driver lets them go.
+
+The program's thread that calls ``map`` is one of these threads until all calls are accepted, or held back on purpose.
+Later, when calls are to be invoked again or there is room for calls that were held back, the thread that polls calls
+``wake``, and a daemon thread ``pywren-invoke`` does the rest. Helper threads do nothing but invoke; they end when the
+driver has nothing for them.
+
+``_lock`` guards ``_busy``: at most one crew works at a time. A thread holds it only to read or set the flag. Between
+two invocations threads wait on ``driver.changed``, whose lock is the driver's.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pywren.client.driver.driver import Driver, Later, Ready
+from pywren.client.protocols import Invoker
+from pywren.exceptions import InvocationThrottledError
+from pywren.system.threads import MOST_AT_ONCE
+
+logger = logging.getLogger(__name__)
+
+PATIENCE = 120.0
+"""Seconds for which a service may refuse everything because it is busy before ``map`` gives up."""
+
+_WORTH_WAITING = 1.0  # a background crew ends rather than sleep longer than this: the next poll wakes another
+
+
+class Invocations:
+    """Invokes the calls of one callset.
+
+    Args:
+        driver: says which attempt is next.
+        invoker: passes payloads to the service.
+        payload: returns the payload of an attempt.
+        now: returns the storage's time, in seconds since the epoch.
+        refused: called with a call's id and an error when the service refuses for good a call that ``map`` has left to
+            the background.
+        note: called with the attempt, when its invocation began in seconds since the epoch, and how many seconds it
+            took.
+        callset_id: the callset, for log lines.
+        threads: the most invocations in parallel.
+        clock: returns monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        invoker: Invoker,
+        *,
+        payload: Callable[[Ready], Mapping[str, Any]],
+        now: Callable[[], float],
+        refused: Callable[[str, Exception], object],
+        note: Callable[[Ready, float, float], object],
+        callset_id: str,
+        threads: int = 64,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._driver = driver
+        self._invoker = invoker
+        self._payload = payload
+        self._now = now
+        self._refused = refused
+        self._note = note
+        self._callset_id = callset_id
+        self._threads = max(1, min(threads, MOST_AT_ONCE))
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._busy = False
+        self._said_held = ""
+
+    def run(self) -> None:
+        """Invoke what the driver lets go, and return when all else is held back on purpose.
+
+        Raises:
+            InvocationError: a call was refused for good, or the service was busy for ``PATIENCE`` seconds. Calls that
+                were accepted before go on; the others are not invoked any more.
+        """
+        with self._lock:
+            self._busy = True
+        crew = _Crew(self, patient=True)
+        try:
+            crew.work_together()
+        finally:
+            self._rest()
+        if crew.error is not None:
+            raise crew.error
+
+    def wake(self) -> None:
+        """Invoke in the background what may be invoked now. Return immediately."""
+        due = self._driver.next_due()
+        if due is None or due > 0.0 or isinstance(self._driver.peek(), Later):
+            return
+        with self._lock:
+            if self._busy:  # the crew that works now takes what is new, or the next poll wakes another
+                return
+            self._busy = True
+        try:
+            threading.Thread(target=self._run_behind, name="pywren-invoke", daemon=True).start()
+        except RuntimeError:  # too many threads; the next poll tries again
+            self._rest()
+
+    def _run_behind(self) -> None:
+        try:
+            _Crew(self, patient=False).work_together()
+        finally:
+            self._rest()
+
+    def _rest(self) -> None:
+        with self._lock:
+            self._busy = False
+
+    def forget_parent_threads(self) -> None:
+        """In a forked child, forget a crew of the parent."""
+        self._lock = threading.Lock()
+        self._busy = False
+
+    # -- for the crew --------------------------------------------------------------------------------------------
+
+    def invoke(self, ready: Ready) -> None:
+        """Invoke one attempt, and report what the service says.
+
+        Raises:
+            InvocationThrottledError: the service is busy. The call is in the queue again.
+            InvocationError: the service refuses the call for good.
+        """
+        started, began = time.time(), self._clock()
+        try:
+            answer = self._invoker.invoke(self._payload(ready))
+        except InvocationThrottledError:
+            self._driver.throttled(*ready)
+            raise
+        except Exception as error:
+            self._driver.refused(*ready, error)
+            raise
+        except BaseException:  # Ctrl-C: the service may have accepted the call
+            self._driver.accepted(*ready, "", self._now())
+            raise
+        self._note(ready, started, self._clock() - began)
+        # A program's own invoker may return anything.
+        self._driver.accepted(*ready, answer if isinstance(answer, str) else "", self._now())
+
+    def tell_refused(self, call_id: str, error: Exception) -> None:
+        """Report a call that was refused in the background."""
+        self._refused(call_id, error)
+
+    def tell_held(self, reason: str) -> None:
+        """Log once for each reason that calls are held back."""
+        if reason != self._said_held:
+            self._said_held = reason
+            counts = self._driver.counts()
+            logger.info(
+                "callset %s: %d of %d calls wait in this program to be invoked, because %s",
+                self._callset_id, counts.held, counts.total, reason,
+            )  # fmt: skip
+
+
+class _Crew:
+    """The threads that invoke at the same time.
+
+    Args:
+        invocations: what they work for.
+        patient: whether to wait for calls that the service is too busy for, and to stop at the first refusal, as
+            ``map`` does. Otherwise a refusal ends only its call.
+    """
+
+    def __init__(self, invocations: Invocations, *, patient: bool) -> None:
+        self.error: BaseException | None = None
+        self._work_for = invocations
+        self._driver = invocations._driver
+        self._patient = patient
+        self._clock = invocations._clock
+        self._last_accepted = self._clock()  # without a lock: all threads write "now"
+        self._waiting = 0
+
+    def work_together(self) -> None:
+        """Work, with as many helpers as there are calls for, until the driver has no more for any thread."""
+        count = min(self._work_for._threads, self._driver.counts().held)
+        helpers = [threading.Thread(target=self._work, name="pywren-request", daemon=True) for _ in range(count - 1)]
+        started = []
+        try:
+            for helper in helpers:
+                try:
+                    helper.start()
+                except RuntimeError:  # no more threads: fewer must do
+                    break
+                started.append(helper)
+            self._work()
+        except BaseException:  # Ctrl-C on the program's thread
+            self.error = self.error or KeyboardInterrupt()
+            raise
+        finally:
+            # Also after an error: a helper must not invoke when the caller has gone on.
+            for helper in started:
+                helper.join()
+
+    def _work(self) -> None:
+        while self.error is None:
+            step = self._driver.next_call()
+            if step is None:
+                return
+            if isinstance(step, Later):
+                if step.reason:
+                    self._work_for.tell_held(step.reason)
+                if step.wait is None or (not self._patient and step.wait > _WORTH_WAITING):
+                    return
+                self._wait(step.wait)
+            else:
+                self._invoke(step)
+
+    def _invoke(self, ready: Ready) -> None:
+        try:
+            self._work_for.invoke(ready)
+        except InvocationThrottledError as error:
+            if self._patient and self._clock() - self._last_accepted > PATIENCE:
+                self.error = self.error or error
+        except Exception as error:  # noqa: BLE001 -- map raises it, or it ends the call
+            if self._patient:
+                self.error = self.error or error
+            else:
+                self._work_for.tell_refused(ready.call_id, error)
+        except BaseException as error:
+            self.error = self.error or error
+            if threading.current_thread() is threading.main_thread():
+                raise
+        else:
+            self._last_accepted = self._clock()
+
+    def _wait(self, seconds: float) -> None:
+        # The threads of a crew that waits for the pace wake one after the other, not all for one invocation.
+        self._waiting += 1  # an approximate count is good enough
+        try:
+            self._driver.wait(min(seconds * (1.0 + random.random() * self._waiting), 5.0))
+        finally:
+            self._waiting -= 1

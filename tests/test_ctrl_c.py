@@ -191,10 +191,10 @@ def test_a_program_that_goes_on(presence, tmp_path):
         "2",
     ]
     cancelled, runs, in_the_way = err.splitlines()
-    assert cancelled == "stopped waiting; 3 calls that had not begun were cancelled on this machine"
+    assert cancelled == "stopped waiting; 3 calls that were still waiting on this machine were cancelled"
     assert runs.startswith("stopped waiting; 2 calls are still running on this machine: ")
     assert runs.endswith(
-        "The futures stay valid: wait for them again to collect the results, or stop the calls with cancel() or "
+        "The futures stay valid: wait for them again to collect the results; or stop the calls with cancel() or "
         "executor.cancel_all()"
     )
     assert in_the_way == (

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import pickle
 import threading
 import time
 
@@ -12,7 +14,10 @@ import pytest
 from executors import KINDS, WAIT, Presence, is_there
 
 import pywren
+import pywren.testing
+from pywren.client import waiting
 from pywren.exceptions import CallCancelledError, StorageError
+from pywren.future import ResponseFuture
 from pywren.system import shutdown
 
 
@@ -120,8 +125,113 @@ def test_callsets_are_known_weakly(ready):
         pywren.get_all_results(mine.map(hostile.echo, range(2)))
     deadline = time.monotonic() + WAIT
     while len(mine.executor._callsets) > 1 and time.monotonic() < deadline:
+        gc.collect()  # an origin and what invokes its calls refer to each other
         time.sleep(0.01)  # the thread that has settled the last call may still hold it
     assert len(mine.executor._callsets) <= 1
+
+
+# -- Ctrl-C --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def aws_config():
+    """Return a configuration of a mocked AWS that runs two calls at once."""
+    with pywren.testing.mock_aws(concurrency=2) as config:
+        yield config
+
+
+@pytest.mark.moto
+def test_calls_that_the_client_holds_back(aws_config, presence, caplog):
+    """After Ctrl-C the calls that were never invoked are cancelled; the others go on."""
+    config = {**aws_config, "scheduler": {**aws_config.get("scheduler", {}), "max_concurrency": 2}}
+    executor = pywren.lambda_executor(config=config)
+    futures = executor.map(hostile.waits_to_go_on, [presence.address] * 6)
+    assert presence.wait(2)
+    waiting.stop_waiting(executor._origins())
+    assert [future.cancelled() for future in futures] == [False] * 2 + [True] * 4
+    with pytest.raises(CallCancelledError, match="before it began"):
+        futures[5].result(0)
+    assert "4 calls that were still waiting on this machine were cancelled" in caplog.text
+    assert "2 calls are still running in the Lambda function pywren" in caplog.text
+    copy = pickle.loads(pickle.dumps(futures[5]))
+    with pytest.raises(CallCancelledError):  # also where another process waits
+        copy.result(WAIT)
+    presence.let_go()
+    assert pywren.get_all_results(futures[:2]) == ["on time"] * 2
+    assert executor.call_async(hostile.echo, 1).result(WAIT) == 1
+
+
+@pytest.mark.moto
+def test_held_calls_are_cancelled_with_all_others(aws_config, presence):
+    """``cancel_all`` covers calls that were never invoked, and they are not invoked afterwards."""
+    config = {**aws_config, "scheduler": {**aws_config.get("scheduler", {}), "max_concurrency": 2}}
+    executor = pywren.lambda_executor(config=config)
+    futures = executor.map(hostile.waits_to_go_on, [presence.address] * 6)
+    assert presence.wait(2)
+    assert executor.cancel_all() == 6
+    assert [future.cancelled() for future in futures] == [True] * 6
+    assert presence.is_over()
+    assert executor.call_async(hostile.echo, 1).result(WAIT) == 1
+    assert [bool(future.attempts) for future in futures] == [True, True, False, False, False, False]
+
+
+@pytest.mark.moto
+def test_staged_calls_that_wait_for_a_process_of_this_machine(aws_config, presence, monkeypatch, caplog):
+    """A local executor with a bucket takes back what no process has begun."""
+    executor = pywren.local_executor(config=aws_config)
+    monkeypatch.setattr(executor.invoker._worker.get(), "_limit", 2)
+    futures = executor.map(hostile.waits_to_go_on, [presence.address] * 6)
+    assert presence.wait(2)
+    waiting.stop_waiting(executor._origins())
+    assert sorted(future.cancelled() for future in futures) == [False] * 2 + [True] * 4
+    assert "2 calls are still running on this machine" in caplog.text
+    assert executor.cancel_all() == 2
+    assert presence.is_over()
+    assert "2 calls" not in caplog.text.rpartition("executor.cancel_all()")[2]
+
+
+def test_a_named_job_can_be_attached_after_ctrl_c(caplog):
+    """The line names what gets the futures in another process."""
+    executor = pywren.dummy_executor()
+    future = executor.call_async(hostile.echo, 1)
+    future._origin.callset.name = "job-7"
+    waiting.stop_waiting(executor._origins())
+    assert "or get them in another process with pywren.attach('job-7'); or stop" in caplog.text
+    future.cancel()
+
+
+def test_ctrl_c_during_a_local_map(ready, monkeypatch, caplog, presence):
+    """What the interrupted map has submitted is cancelled if it has not begun, and ``cancel_all`` ends the rest."""
+    if ready.kind != "local":
+        pytest.skip("see test_ctrl_c_during_map")
+    mine = another(ready)
+    dispatch = mine.executor._dispatcher.dispatch
+
+    def interrupted(submission):
+        futures = dispatch(submission)
+        assert presence.wait()
+        raise KeyboardInterrupt(futures)
+
+    monkeypatch.setattr(mine.executor._dispatcher, "dispatch", interrupted)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        mine.executor.map(hostile.waits_to_go_on, [presence.address] * 50)
+    (futures,) = caught.value.args
+    running = sum(not future.cancelled() for future in futures)
+    assert 1 <= running < 50
+    assert mine.executor.cancel_all() == running
+    assert presence.is_over()
+
+
+# -- attempts ------------------------------------------------------------------------------------------------------
+
+
+def test_attempts_of_a_future(ready):
+    """A call that ran once has one attempt at most known; a future that was never invoked has none."""
+    mine = another(ready)
+    future = mine.call(hostile.echo, 1)
+    assert future.result(WAIT) == 1
+    assert [one.number for one in future.attempts] == [1]
+    assert ResponseFuture("00000", "callset").attempts == ()
 
 
 # -- with ----------------------------------------------------------------------------------------------------------
@@ -239,8 +349,6 @@ def test_a_failed_call_does_not_fail_the_block(ready):
 
 def test_an_executor_that_was_just_unpickled():
     """It may be used in a ``with`` statement before it is initialized."""
-    import pickle
-
     with pywren.local_executor() as executor:
         copy = pickle.loads(pickle.dumps(executor))
     with copy as executor:

@@ -15,7 +15,9 @@ import time
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from pywren.client.callset import Callset
 from pywren.exceptions import StorageError
+from pywren.storage import Storage
 from pywren.storage.localhost_backend import is_locked
 from pywren.system.private_files import make_directories, temporary_file
 
@@ -37,6 +39,12 @@ class Client(NamedTuple):
 
     pid: int
     since: float
+
+
+def client_file(storage: Storage, callset: Callset) -> Path | None:
+    """Return the file that the client of a callset keeps locked; ``None`` if the storage is not on this machine."""
+    backend, root, _ = storage.path
+    return Path(root, callset.keys.root, "client") if backend == "localhost" else None
 
 
 def announce(path: Path, scratch: Path) -> None:

@@ -108,7 +108,8 @@ def _make(scratch: Path) -> str:
     return name
 
 
-def _after_fork() -> None:
+def forget_all() -> None:
+    """Show no more that this process is alive. A forked child does this at once, and tests when they end."""
     # flock(2) belongs to the open file, which fork(2) shares: a copy that stays open in a child would keep the lock
     # after the parent has died.
     for file in _open:
@@ -118,4 +119,4 @@ def _after_fork() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(after_in_child=forget_all)

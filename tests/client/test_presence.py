@@ -26,12 +26,9 @@ sys.stdin.read()
 
 @pytest.fixture
 def scratch(tmp_path):
-    """A directory for temporary files; this process forgets what it has announced there."""
-    yield tmp_path / "scratch"
-    for key in [key for key in presence._locked if key[1] == str(tmp_path / "scratch")]:
-        del presence._locked[key]
-    while presence._open:
-        presence._open.pop().close()
+    """A directory for temporary files."""
+    presence.forget_all()  # what an earlier test has announced elsewhere
+    return tmp_path / "scratch"
 
 
 def start(scratch, *paths):

@@ -45,6 +45,7 @@ from pywren.client.invoking import Invocations
 from pywren.client.lease import Lease, held
 from pywren.client.looking import FETCH_THREADS, Looker
 from pywren.client.monitor import FIRST_POLL, Monitor, poll_delay
+from pywren.client.presence import client_file
 from pywren.client.protocols import Recipe
 from pywren.client.trouble import Trouble
 from pywren.client.verdict import Verdict, of_status, unexpected
@@ -330,7 +331,10 @@ class StagedCallset:
         """Return what another process needs to recreate the future: the callset with its secret, and the storage."""
         if self.callset.deletion is not None:
             self.callset.deletion.detach()  # another process may want the outcome after this one has ended
-        return self.callset, self.storage, None, self._record(target.call_id)
+        client = client_file(self.storage, self.callset)
+        # Only a process that runs calls itself has announced itself there.
+        shown = None if client is None or not client.exists() else str(client)
+        return self.callset, self.storage, shown, self._record(target.call_id)
 
     def _record(self, call_id: str) -> dict[str, Any]:
         """Return what is known of one call: its payload without secrets and argument, and the client's actions."""

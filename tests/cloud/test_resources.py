@@ -332,7 +332,7 @@ def test_the_setup_policy_allows_what_setting_up_and_removing_takes_and_nothing_
         for action, resource, context in iam.required(service, operation, arguments, REGION, ACCOUNT_ID):
             assert iam.allowing(policy, action, resource, context), (action, resource, context)
             used.add(action)
-    assert iam.actions(policy) - used == set()
+    assert iam.actions(policy) - used == {"s3:AbortMultipartUpload"}  # only after an upload that failed
 
 
 def live_a_full_life(account):

@@ -80,7 +80,8 @@ class Executor:
         # Weak: a callset lives as long as its futures, or as its calls run on this machine.
         self._callsets: weakref.WeakSet[Callset] = weakref.WeakSet()
         self.job_max_runtime = job_max_runtime
-        self._retries: int = wrenconfig.setting(config, "scheduler.retries")
+        self.retries = wrenconfig.setting(config, "scheduler.retries")
+        self.retry_on = ()
         self._max_concurrency: int | None = wrenconfig.setting(config, "scheduler.max_concurrency")
         self.serializer = _make_serializer(self._calls_to, self.runtime_meta_info)
 
@@ -106,6 +107,24 @@ class Executor:
     @job_max_runtime.setter
     def job_max_runtime(self, seconds: float) -> None:
         self._job_max_runtime = arguments.checked_runtime(seconds, self._dispatcher.longest_runtime)
+
+    @property
+    def retries(self) -> int:
+        """How many times a call that failed is tried again, unless a map says otherwise; see ``map``."""
+        return self._retries
+
+    @retries.setter
+    def retries(self, retries: int) -> None:
+        self._retries = arguments.checked_retries(retries)
+
+    @property
+    def retry_on(self) -> tuple[type[BaseException], ...]:
+        """The exceptions after which a call is tried again, unless a map says otherwise; see ``map``."""
+        return self._retry_on
+
+    @retry_on.setter
+    def retry_on(self, retry_on: type[BaseException] | Iterable[type[BaseException]]) -> None:
+        self._retry_on = arguments.checked_errors(retry_on)
 
     # -- making calls ------------------------------------------------------------------------------------------
 
@@ -541,10 +560,10 @@ class Executor:
     def _policy(self, retries: Any = None, retry_on: Any = None, backup: bool = False) -> Policy:
         """Return what the driver may do, from the arguments of a map and the settings."""
         if retry_on is None and retries is not None:
-            retry_on = Exception
+            retry_on = self._retry_on or Exception
         return Policy(
             retries=self._retries if retries is None else arguments.checked_retries(retries),
-            retry_on=arguments.checked_errors(retry_on),
+            retry_on=self._retry_on if retry_on is None else arguments.checked_errors(retry_on),
             backup=bool(backup),
             max_concurrency=self._max_concurrency,
         )

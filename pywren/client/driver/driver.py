@@ -270,15 +270,21 @@ class Driver:
         with self._lock:
             call, attempt = self._find(call_id, number)
             self._note_start(call, attempt, started_at, where)
-            attempt.shown, attempt.suspected = self._now(), False
-            if call.phase in (Phase.SENDING, Phase.SENT):
+            if not math.isnan(attempt.ended) or call.phase is Phase.ENDED:
+                return  # its last beacon may still be in the storage
+            if attempt.suspected:
+                attempt.suspected, attempt.cause = False, None
+            attempt.shown = self._now()
+            # A call that is held because this attempt was suspected needs no other; one that is held for a backup does.
+            if not (call.phase is Phase.HELD and call.backup):
                 self._record.move(call, Phase.RUNNING)
 
     def ended(self, call_id: str, number: int, started_at: float | None, where: str, *, failed: bool) -> None:
         """Record that a call has its outcome: a value, or an error that counts."""
         with self._lock:
             call, attempt = self._find(call_id, number)
-            self._note_start(call, attempt, started_at, where)
+            if started_at is not None or not failed:
+                self._note_start(call, attempt, started_at, where)
             if math.isnan(attempt.ended):
                 attempt.ended = self._now()
             self._record.note_end(call, attempt)
@@ -373,9 +379,8 @@ class Driver:
 
     def _note_start(self, call: CallRecord, attempt: AttemptRecord, started_at: float | None, where: str) -> None:
         attempt.where = where or attempt.where
-        if attempt.started_at is None and started_at is not None:
-            attempt.started_at = started_at
-            self._record.note_start(call, attempt)
+        attempt.started_at = started_at if attempt.started_at is None else attempt.started_at
+        self._record.note_start(call, attempt, self._now())
 
     def _close(self, call: CallRecord, attempt: AttemptRecord, cause: Cause, text: str) -> None:
         attempt.ended, attempt.cause, attempt.error = self._now(), cause, text

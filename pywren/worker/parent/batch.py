@@ -52,6 +52,7 @@ class Batch:
         on_results: called with results as they arrive.
         repeats: which failed calls may run again.
         most_processes: the most processes that hold calls of this batch at the same time; ``None`` for no limit.
+        on_tick: called again and again, with 0, as long as calls are outstanding; ``None`` if it is not needed.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Batch:
         on_results: OnResults,
         repeats: Repeats = Repeats.NEVER,
         most_processes: int | None = None,
+        on_tick: OnStart | None = None,
     ) -> None:
         # The number is set by ``Ledger.add``, with the pool's lock held. Until then only the submitting thread has the
         # batch.
@@ -87,6 +89,9 @@ class Batch:
         # Failed calls whose results are with ``on_results``, which decides whether they run again. Each keeps its
         # argument until then.
         self.undecided: set[int] = set()
+        self.on_tick, self.ticks_at = on_tick, 0.0
+        # Calls that a second process has been given while the first had them. Their results say which process it was.
+        self.doubled: set[int] = set()
         self.collected: list[tuple[int, RunResult]] = []
         self._cursor = 0  # the first call that was never given to a child
         self._returned: deque[int] = deque()  # calls that were taken back from a child

@@ -195,6 +195,7 @@ class LocalPool:
         show_output: bool | None = None,
         repeats: Repeats = Repeats.NEVER,
         most_processes: int | None = None,
+        on_tick: OnStart | None = None,
     ) -> Batch:
         """Run a function for every argument in worker processes, and return immediately.
 
@@ -217,6 +218,7 @@ class LocalPool:
             show_output: whether output is shown as it arrives; by default, as chosen when the pool was created.
             repeats: which failed calls may run again.
             most_processes: the most processes that hold calls of this batch at the same time; ``None`` for no limit.
+            on_tick: called with 0 every ``TICK_SECONDS`` while calls are outstanding, on the pump's thread.
 
         Raises:
             OSError: no process can be started, or there is no room for the arguments.
@@ -226,7 +228,17 @@ class LocalPool:
         # Take snapshots before taking the lock: copying big arguments must delay neither the pump nor other callers.
         key, frame = self._functions.encode(function)
         batch = Batch(
-            function, key, frame, extra_env or {}, timeout, shown, on_start, on_results, repeats, most_processes
+            function,
+            key,
+            frame,
+            extra_env or {},
+            timeout,
+            shown,
+            on_start,
+            on_results,
+            repeats,
+            most_processes,
+            on_tick,
         )
         batch.add(args, references)
         with self._lock:
@@ -260,6 +272,22 @@ class LocalPool:
             is_cancelled = self._feeder.cancel(batch, index, running=running)
             self._pump.wake()
             return is_cancelled
+
+    def has_idle(self) -> bool:
+        """Tell whether a process has nothing to do, and no call waits for one."""
+        with self._lock:
+            return self._members.has_idle() and not any(batch.waiting for batch in self._ledger.queue)
+
+    def back_up(self, batch: Batch, index: int) -> int | None:
+        """Have an idle process run a call that another process has. The first final result ends the other attempt.
+
+        Returns:
+            The id of the idle process; ``None`` if there is none, or if the call is not with exactly one process.
+        """
+        with self._lock:
+            process = self._feeder.back_up(batch, index, time.monotonic())
+            self._pump.wake_if_late()
+            return process
 
     def run(
         self, task: Task, *, stopped: Stop | None = None, environment: Mapping[str, str] | None = None

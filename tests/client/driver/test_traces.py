@@ -56,6 +56,7 @@ HEALTHY = {
     "calls of 20 s that Lambda puts aside": Case(1_000, Service(concurrency=10, duration=lasts(20.0)), repeats=1),
     "calls of 300 s that Lambda puts aside": Case(300, Service(concurrency=10, duration=lasts(300.0)), repeats=2),
     "a first wave of 1,000 calls of 60 s": Case(5_000, Service(duration=lasts(60.0))),
+    "a second wave of which some go first": Case(2_500, Service(duration=lasts(60.0))),
     "a first wave in order": Case(5_000, replace(IN_ORDER, duration=lasts(60.0))),
     "events that overtake each other by 50 ms": Case(
         500, replace(IN_ORDER, concurrency=10, jitter=0.05, duration=lasts(100.0)), repeats=5
@@ -113,7 +114,9 @@ def test_a_service_that_pauses_for_five_minutes_gets_few_repeats(service: Servic
 LOSSY = {
     "5 % dropped": Case(1_000, Service(dropped=0.05), seconds=75.0),
     "5 % dropped, 8 at once": Case(100, Service(dropped=0.05, concurrency=8), seconds=80.0),
-    "5 % dropped from a queue": Case(2_000, replace(IN_ORDER, dropped=0.05, concurrency=10, duration=lasts(1.0))),
+    "5 % dropped from a queue": Case(
+        2_000, replace(IN_ORDER, dropped=0.05, concurrency=10, duration=lasts(1.0)), seconds=500.0
+    ),
     "a lone call": Case(1, Service(drops=frozenset({1})), seconds=12.0),
     "a lone call, twice": Case(1, Service(drops=frozenset({1, 2})), seconds=45.0),
     "one of 100": Case(100, Service(drops=frozenset({57})), seconds=13.0),

@@ -309,7 +309,7 @@ class LocalCallset:
         """Return the futures of the calls that have no outcome yet."""
         return list(self._futures.values())  # a copy, which is one step: the pump removes entries meanwhile
 
-    def withdraw(self) -> int:
+    def withdraw(self, *, record: bool = False) -> int:
         """Cancel the calls that no process has begun. Return how many were cancelled."""
         # From the end: the pool takes calls from the beginning, and gives out more while this thread cancels.
         return sum(self._cancel(one, running=False) for one in reversed(self.outstanding()))

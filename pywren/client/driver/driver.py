@@ -346,6 +346,11 @@ class Driver:
         with self._lock:
             return self._record.counts()
 
+    def count_accepted(self) -> int:
+        """Return how many calls the service has accepted, whatever became of them."""
+        with self._lock:
+            return sum(any(not math.isnan(one.sent) for one in call.attempts) for call in self._record.calls.values())
+
     def attempts(self, call_id: str) -> tuple[Attempt, ...]:
         """Return the attempts of a call that the service has accepted, in order."""
         with self._lock:

@@ -246,7 +246,8 @@ class StagedCallset:
         # On the cancelling thread, even while a poll runs: it must not wait for that poll, nor report False for a
         # status that is forged.
         found = self._looker.look_at_once(call_id, self._in_flight())
-        if call_id in found.unbelieved or call_id in found.exposed:
+        # If another process drives the calls, the poll ends an attempt that has died, and this is its true error.
+        if call_id in found.unbelieved or (call_id in found.exposed and self.driver is not None):
             # Unconditional: a conditional write would lose to the status that stands. It overwrites no worker's status,
             # because the worker's own write is conditional and has lost to the same object.
             self._write_end(call_id, error, over_what_stands=True)

@@ -132,7 +132,7 @@ class Client:
         self.reports(number, outcome=outcome, exception_traceback="Traceback", call_id=call_id)
 
     def beacon(self, number, call_id="00000", key=None):
-        beacon = Beacon(self.callset.id, call_id, number, self.now, "a log stream")
+        beacon = Beacon(self.callset.id, call_id, number, self.now, log_stream="a log stream")
         name = self.callset.call_keys(call_id).beacon(number)
         self.storage.put(name, beacon.encode(key or self.key(number, call_id)))
         os.utime(self.storage.backend._path(name), (self.now, self.now))  # the storage's clock is virtual too

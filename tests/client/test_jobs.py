@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -490,6 +492,22 @@ def test_the_executor_must_reach_the_same_workers(executor, run):
 
 class _Elsewhere(pywren.invokers.Invoker):
     pass
+
+
+def test_a_job_is_driven_to_its_end_even_if_nothing_holds_its_futures(executor, run):
+    """Other processes may wait for it, so its client does not forget it."""
+    futures = executor.map(square, [1], name="a")
+    kept = weakref.ref(futures[0])
+    del futures
+    gc.collect()
+    assert kept() is not None
+    run()
+    assert outcomes(pywren.attach("a")) == [1]
+    deadline = time.monotonic() + 60
+    while kept() is not None and time.monotonic() < deadline:
+        time.sleep(0.01)
+        gc.collect()
+    assert kept() is None
 
 
 # -- removing ----------------------------------------------------------------------------------------------------

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import logging
 import os
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pywren import wrenconfig
-from pywren.client import arguments
+from pywren.client import arguments, call_state, waiting
+from pywren.client.call_state import CallState
 from pywren.client.callset import Callset, Submission
 from pywren.client.driver.policy import Policy
 from pywren.client.inputs import Inputs
 from pywren.client.jobs import Job
-from pywren.client.protocols import Invoker, adapted
+from pywren.client.protocols import Invoker, Origin, adapted
 from pywren.client.routes import make_dispatcher
 from pywren.client.staging import StagedDispatcher, agg_data
-from pywren.exceptions import ArgumentError
+from pywren.exceptions import ArgumentError, StorageError
 from pywren.future import ResponseFuture
 from pywren.pickling.adapters import Reduction
 from pywren.pickling.mentions import Mentions
@@ -26,7 +28,7 @@ from pywren.serialize import Serializer
 from pywren.serialize._skew import warn_of_skew
 from pywren.storage import Storage
 from pywren.system import shutdown
-from pywren.wait import list_of, wait
+from pywren.wait import cancel_each, list_of, wait
 from pywren.wire.call import Call
 
 if TYPE_CHECKING:
@@ -56,6 +58,10 @@ class Executor:
         ConfigError: the configuration is wrong, or its runtime is missing or made for another Python or architecture.
     """
 
+    # The futures to keep within a ``with`` block, whose end waits for them, and after a Ctrl-C during ``map``. In the
+    # class, because __enter__ of an executor that was just unpickled comes before __init__.
+    _kept: set[CallState] | None = None
+
     def __init__(self, invoker: Any, config: Mapping[str, Any], job_max_runtime: float) -> None:
         self.invoker = invoker
         self.config = config
@@ -71,8 +77,11 @@ class Executor:
         shown = bool(os.environ.get(SHOW_OUTPUT_VARIABLE)) or wrenconfig.setting(config, "local.show_output")
         self._dispatcher = make_dispatcher(self._calls_to, self.storage, self._runtime, show_output=shown)
         self._stager = self._dispatcher if isinstance(self._dispatcher, StagedDispatcher) else None
+        # Weak: a callset lives as long as its futures, or as its calls run on this machine.
+        self._callsets: weakref.WeakSet[Callset] = weakref.WeakSet()
         self.job_max_runtime = job_max_runtime
-        self._retries: int = wrenconfig.setting(config, "scheduler.retries")
+        self.retries = wrenconfig.setting(config, "scheduler.retries")
+        self.retry_on = ()
         self._max_concurrency: int | None = wrenconfig.setting(config, "scheduler.max_concurrency")
         self.serializer = _make_serializer(self._calls_to, self.runtime_meta_info)
 
@@ -98,6 +107,24 @@ class Executor:
     @job_max_runtime.setter
     def job_max_runtime(self, seconds: float) -> None:
         self._job_max_runtime = arguments.checked_runtime(seconds, self._dispatcher.longest_runtime)
+
+    @property
+    def retries(self) -> int:
+        """How many times a call that failed is tried again, unless a map says otherwise; see ``map``."""
+        return self._retries
+
+    @retries.setter
+    def retries(self, retries: int) -> None:
+        self._retries = arguments.checked_retries(retries)
+
+    @property
+    def retry_on(self) -> tuple[type[BaseException], ...]:
+        """The exceptions after which a call is tried again, unless a map says otherwise; see ``map``."""
+        return self._retry_on
+
+    @retry_on.setter
+    def retry_on(self, retry_on: type[BaseException] | Iterable[type[BaseException]]) -> None:
+        self._retry_on = arguments.checked_errors(retry_on)
 
     # -- making calls ------------------------------------------------------------------------------------------
 
@@ -322,6 +349,7 @@ class Executor:
         arguments.check_meta(extra_meta)
         job_max_runtime = arguments.checked_runtime(job_max_runtime, self._dispatcher.longest_runtime)
         callset = Callset(self.storage.prefix, callset_id, job_max_runtime=job_max_runtime)
+        self._callsets.add(callset)
         callset.facts.update(self.invoker.config(), **host_job_meta)
         return self._stage_calls().invoke_stored(
             callset,
@@ -355,6 +383,48 @@ class Executor:
         """
         return agg_data(data_strs)
 
+    # -- stopping ------------------------------------------------------------------------------------------------
+
+    def cancel_all(self) -> int:
+        """Cancel all calls of this executor that have not ended: running, waiting, and still being invoked.
+
+        It cancels the calls whose futures the program still has, and all calls in the memory of this machine. Calls
+        that another thread makes meanwhile may be missed.
+
+        Returns:
+            How many calls were cancelled.
+
+        Raises:
+            StorageError: some calls could not be cancelled, because their storage cannot be written. The others were.
+        """
+        origins, count, trouble = self._origins(), 0, None
+        # First what has not begun: the driver would invoke it as soon as cancelled calls make room.
+        for origin in origins:
+            try:
+                count += origin.withdraw(record=True)
+            except StorageError as error:
+                trouble = error
+        count += cancel_each(_outstanding_of(origins))
+        if trouble is not None:
+            raise trouble
+        return count
+
+    @property
+    def _is_in_memory(self) -> bool:
+        return self._dispatcher.out_of_band
+
+    def _origins(self) -> list[Origin]:
+        """Return the origins of the executor's futures, in the order of their maps."""
+        while True:
+            try:
+                callsets = list(self._callsets)
+                break
+            except RuntimeError:  # another thread has made a callset meanwhile, and WeakSet has no lock
+                continue
+        callsets.sort(key=lambda callset: callset.submitted)
+        found = [None if callset.origin is None else callset.origin() for callset in callsets]
+        return [origin for origin in found if origin is not None]
+
     # -- closing -------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -364,6 +434,8 @@ class Executor:
             self._stager.close()
 
     def __enter__(self) -> Executor:
+        if self._kept is None:
+            self._kept = set()
         return self
 
     def __exit__(
@@ -372,7 +444,41 @@ class Executor:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        """Wait for the executor's calls, as the standard library's executors do, and close the executor.
+
+        Calls of a ``dummy_executor`` are not waited for: they run only when the program runs them. After Ctrl-C nothing
+        is waited for; calls that have not begun on this machine are cancelled. After another exception the calls are
+        waited for too, and a line says so after 2 s.
+        """
+        try:
+            if isinstance(error, KeyboardInterrupt):
+                self._stop_waiting()
+            elif self._calls_to.starts_calls:
+                self._await_calls(error)
+        finally:
+            self._kept = None
+            self.close()
+
+    def _stop_waiting(self) -> None:
+        if not shutdown.is_interrupted():
+            waiting.stop_waiting(self._origins())
+            return
+        # The wait that Ctrl-C has interrupted in the block has said already what runs.
+        for origin in self._origins():
+            origin.withdraw()
+
+    def _await_calls(self, error: BaseException | None) -> None:
+        patience = None if error is None else shutdown.WARNING_SECONDS
+        # In a loop, because callbacks may make more calls.
+        while futures := _outstanding_of(self._origins()):
+            _, left = wait(futures, timeout=patience)
+            if left:
+                calls = "1 call" if len(left) == 1 else f"{len(left)} calls"
+                logger.warning(
+                    "the block of the executor ended with %s; waiting for %s; press Ctrl-C to stop",
+                    type(error).__name__, calls,
+                )  # fmt: skip
+                patience = None
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
@@ -387,6 +493,7 @@ class Executor:
         policy: Policy | None = None,
     ) -> list[ResponseFuture]:
         shutdown.require_running()
+        shutdown.go_on()
         arguments.check_callable(func)
         arguments.check_meta(extra_meta)
         if not items:
@@ -407,27 +514,56 @@ class Executor:
         if not self._dispatcher.out_of_band:  # otherwise calls run here, with this machine's packages
             warn_of_skew(mentions, self.runtime_meta_info)
         callset = self._new_callset(modules, min(self.job_max_runtime, dispatcher.longest_runtime))
-        return dispatcher.dispatch(
-            Submission(
-                callset,
-                function,
-                modules,
-                pickled,
-                inputs.by_argument(len(pickled)),
-                extra_env=arguments.checked_env(extra_env),
-                extra_meta=extra_meta,
-                options=options,
-                policy=policy or self._policy(),
-            )
+        submission = Submission(
+            callset,
+            function,
+            modules,
+            pickled,
+            inputs.by_argument(len(pickled)),
+            extra_env=arguments.checked_env(extra_env),
+            extra_meta=extra_meta,
+            options=options,
+            policy=policy or self._policy(),
         )
+        if self._calls_to.runs_here:
+            waiting.say_what_is_in_the_way("on this machine")
+        try:
+            futures = dispatcher.dispatch(submission)
+        except KeyboardInterrupt:
+            self._give_up(callset)
+            raise
+        if self._kept is not None and not self._is_in_memory:
+            self._keep(futures)
+        return futures
+
+    def _give_up(self, callset: Callset) -> None:
+        """After Ctrl-C during a map, whose futures the program never gets."""
+        shutdown.interrupt()
+        origin = None if callset.origin is None else callset.origin()
+        if origin is None:
+            return
+        if self._is_in_memory:
+            waiting.stop_waiting([origin])
+        else:
+            # The dispatcher says itself how many it has invoked. cancel_all() must still know those.
+            self._keep([one for one in origin.outstanding() if origin.attempts(one)])
+
+    def _keep(self, futures: Iterable[CallState]) -> None:
+        """Keep futures until they are done, because an origin in a storage forgets futures that nothing else holds."""
+        kept = self._kept = set() if self._kept is None else self._kept
+        kept.update(futures)
+        for future in futures:
+            # It runs on the thread that settles, under the callset's condition, so it must not wait: discard() takes no
+            # lock.
+            call_state.tell_when_done(future, kept.discard)
 
     def _policy(self, retries: Any = None, retry_on: Any = None, backup: bool = False) -> Policy:
         """Return what the driver may do, from the arguments of a map and the settings."""
         if retry_on is None and retries is not None:
-            retry_on = Exception
+            retry_on = self._retry_on or Exception
         return Policy(
             retries=self._retries if retries is None else arguments.checked_retries(retries),
-            retry_on=arguments.checked_errors(retry_on),
+            retry_on=self._retry_on if retry_on is None else arguments.checked_errors(retry_on),
             backup=bool(backup),
             max_concurrency=self._max_concurrency,
         )
@@ -441,8 +577,13 @@ class Executor:
     def _new_callset(self, modules: Iterable[str], job_max_runtime: float) -> Callset:
         names = frozenset([path.partition("/")[0].partition(".")[0] for path in modules])
         callset = Callset(self.storage.prefix, job_max_runtime=job_max_runtime, modules=names)
+        self._callsets.add(callset)
         callset.facts.update(self.invoker.config(), job_invoke_timestamp=callset.submitted)
         return callset
+
+
+def _outstanding_of(origins: Iterable[Origin]) -> list[ResponseFuture]:
+    return [one for origin in origins for one in origin.outstanding() if isinstance(one, ResponseFuture)]
 
 
 def _made_later(cls: type[Executor], *recipe: Any) -> Executor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import concurrent.futures
 import enum
 import threading
+import weakref
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from pywren.client.callset import Callset
+    from pywren.client.driver.driver import Attempt
     from pywren.client.protocols import Origin
     from pywren.storage import Storage
 
@@ -304,6 +306,14 @@ class ResponseFuture(CallState):
         return None if not self._collected or self._origin is None else self._origin.invoke_status(self)
 
     @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        """The attempts of the call, as far as this process knows them; each is a named tuple. This sends no request.
+
+        The tuple is empty for a future whose call was never invoked, or whose call another process drives.
+        """
+        return () if self._origin is None else self._origin.attempts(self)
+
+    @property
     def storage_path(self) -> list[str] | None:
         """``[backend, bucket, prefix]`` of the storage that the future was made with."""
         return None if self._origin is None else self._origin.storage_path
@@ -420,6 +430,8 @@ class ResponseFuture(CallState):
 def futures_of(origin: Origin, call_ids: Iterable[str]) -> list[ResponseFuture]:
     """Make the futures of some calls of one callset, and make the origin responsible for them."""
     callset_id = origin.callset.id
+    # Before the calls are invoked, so that cancel_all() on another thread finds them.
+    origin.callset.origin = weakref.ref(origin)
     futures = [ResponseFuture(call_id, callset_id, origin=origin) for call_id in call_ids]
     origin.take(futures)
     return futures

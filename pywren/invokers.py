@@ -124,6 +124,7 @@ class DummyInvoker(Invoker):
     """Keeps calls until ``run_jobs`` runs them in child processes on this machine."""
 
     runs_here = True
+    starts_calls = False
     may_repeat = False  # a program calls run_jobs() once, and then expects all outcomes
 
     TIME_LIMIT = False  # kept only for programs written for 0.4
@@ -237,6 +238,11 @@ class LocalInvoker(Invoker):
         # submit() never waits for a call. for_each() calls this on several threads, and PerProcess lets one make the
         # worker.
         self._worker.get().submit(payload)
+
+    def withdraw(self, callset_id: str) -> list[str]:
+        """Take back the calls of a callset that no child process has begun, and return their ids."""
+        worker = self._worker.peek()
+        return [] if worker is None else worker.withdraw(callset_id)
 
     def config(self) -> dict[str, Any]:
         """Return an empty dict: ``invoke_status`` reports nothing about this invoker."""

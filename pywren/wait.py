@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pywren.client import call_state, waiting
-from pywren.exceptions import ArgumentError
+from pywren.exceptions import ArgumentError, StorageError
 from pywren.future import ResponseFuture
+from pywren.system.threads import for_each
 from pywren.wrenutil import iterate
 
 ALL_COMPLETED = 1
 ANY_COMPLETED = 2
 ALWAYS = 3
+
+# Enough to hide the latency of S3, tens of milliseconds for each PUT. With as many failures the storage is in trouble.
+_CANCEL_THREADS = 32
 
 
 def wait(
@@ -76,6 +80,37 @@ def get_all_results(fs: Iterable[ResponseFuture]) -> list[Any]:
     # raise the first error while later calls still run.
     wait(futures)
     return [item.result() for item in futures]
+
+
+def cancel_each(futures: Sequence[ResponseFuture]) -> int:
+    """Cancel calls, many at a time, and return how many were cancelled.
+
+    Args:
+        futures: the futures of the calls.
+
+    Raises:
+        StorageError: some calls could not be cancelled, because their storage cannot be written. The others were,
+            unless there were so many that the storage itself must be in trouble.
+    """
+    cancelled: list[ResponseFuture] = []
+    failed: list[StorageError] = []
+
+    def cancel(future: ResponseFuture) -> None:
+        # On a helper thread. list.append is atomic; this thread reads when for_each() has joined the helpers.
+        try:
+            if future.cancel():
+                cancelled.append(future)
+        except StorageError as error:
+            failed.append(error)
+            if len(failed) >= _CANCEL_THREADS:
+                raise
+
+    # Calls in memory and files of this machine have no latency to hide, and threads would only contend for the GIL.
+    here = all(path[0] == "localhost" for path in (one.storage_path for one in futures) if path is not None)
+    for_each(cancel, futures, 1 if here else _CANCEL_THREADS)
+    if failed:
+        raise failed[0]
+    return len(cancelled)
 
 
 def list_of(fs: Iterable[ResponseFuture], taker: str) -> list[ResponseFuture]:

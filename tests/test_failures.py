@@ -631,13 +631,16 @@ def test_a_wait_that_runs_out(ready, presence):
 def test_ctrl_c_while_waiting(ready, presence, caplog):
     """Row 71: Ctrl-C ends the wait but not the call, and one line says so."""
     future = ready.executor.call_async(hostile.waits_to_go_on, presence.address)
+    if ready.kind != "dummy":  # whose calls begin with run()
+        assert presence.wait()  # a local call that has not begun would be cancelled
     timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     with pytest.raises(KeyboardInterrupt):
         future.result(WAIT)
     timer.join()
     (said,) = (record.getMessage() for record in caplog.records if "still run" in record.getMessage())
-    assert f"1 call is still running: {future.callset_id[:8]}/{future.call_id}; cancel() stops it" in said
+    assert "1 call is still running " in said
+    assert f": {future.callset_id[:8]}/{future.call_id}. The futures stay valid" in said
     presence.let_go()
     ready.run()
     assert future.result(WAIT) == "on time"

@@ -17,11 +17,25 @@ from threading import Lock
 from typing import Any, TypeVar
 
 from pywren.aws.credentials import Renewals
-from pywren.aws.errors import Boundary, concerns_credentials, error_code, response, service_code
+from pywren.aws.errors import (
+    Boundary,
+    concerns_credentials,
+    error_code,
+    is_network_error,
+    is_throttling,
+    response,
+    service_code,
+)
 from pywren.aws.per_process import PerProcess
 from pywren.aws.sending import Retry, patience
 from pywren.aws.session import make_client, make_resource, make_session
-from pywren.exceptions import ArgumentError, DeploymentError, InvocationError, PywrenError
+from pywren.exceptions import (
+    ArgumentError,
+    DeploymentError,
+    InvocationError,
+    InvocationThrottledError,
+    PywrenError,
+)
 
 Answer = TypeVar("Answer")
 
@@ -53,6 +67,7 @@ class FunctionSpec:
         layers: ARNs of layer versions, in order.
         environment: the function's environment variables; ``None`` leaves them unchanged.
         handler: the function's entry point.
+        description: what the console shows; an empty text leaves it unchanged.
     """
 
     name: str
@@ -65,6 +80,7 @@ class FunctionSpec:
     layers: tuple[str, ...] = ()
     environment: Mapping[str, str] | None = None
     handler: str = HANDLER
+    description: str = ""
 
     def configuration(self) -> dict[str, Any]:
         """Return the arguments that CreateFunction and UpdateFunctionConfiguration share."""
@@ -77,6 +93,8 @@ class FunctionSpec:
             "EphemeralStorage": {"Size": self.ephemeral_storage},
             "Layers": list(self.layers),
         }
+        if self.description:
+            settings["Description"] = self.description
         if self.environment is not None:
             settings["Environment"] = {"Variables": dict(self.environment)}
         return settings
@@ -136,6 +154,7 @@ class AWS:
         self._given_session = session
         self._sleep = sleep
         self._retry = Retry(patience=_patience, sleep=sleep, clock=clock)
+        self._retry_invocations = Retry(patience=_patience_of_invocations, sleep=sleep, clock=clock)
         self._session: PerProcess[Any] = PerProcess(self._make_session)
         self._clients: dict[str, PerProcess[Any]] = {}
         self._session_lock: PerProcess[Lock] = PerProcess(Lock)
@@ -185,6 +204,7 @@ class AWS:
         permission: str = "",
         missing: str = "",
         refused: type[PywrenError] = DeploymentError,
+        retry: Retry | None = None,
         **arguments: Any,
     ) -> dict[str, Any]:
         """Send one request, retry while the service is busy, and return the answer.
@@ -197,11 +217,12 @@ class AWS:
                 operation's name.
             missing: what to do if the resource does not exist.
             refused: the class of the error to raise if the service refuses the request.
+            retry: how to repeat the request; by default until the service is no longer busy, for two minutes.
             **arguments: the operation's arguments.
         """
         needed = permission or f"{service}:{operation.title().replace('_', '')}"
         with self._boundary(doing, needed, missing, refused):
-            answer: dict[str, Any] = self._retry.run(lambda: self._try(service, operation, arguments))
+            answer: dict[str, Any] = (retry or self._retry).run(lambda: self._try(service, operation, arguments))
             return answer
 
     def find(
@@ -342,6 +363,9 @@ class AWS:
     def invoke_async(self, function_name: str, payload: bytes) -> str:
         """Start a Lambda function without waiting for it.
 
+        A busy service is not asked again here: whoever has more calls to invoke decides when to try the next one. A
+        network that is down gets a few seconds first, because most of its errors pass.
+
         Args:
             function_name: the function's name or ARN.
             payload: the payload as JSON, up to 1 MB.
@@ -350,19 +374,17 @@ class AWS:
             The id that Lambda gave the request.
 
         Raises:
-            InvocationError: Lambda refused the request, or stayed too busy.
+            InvocationThrottledError: Lambda is too busy, fails internally, or could not be reached. If only its answer
+                was lost, the function was started.
+            InvocationError: Lambda refused the request.
         """
-        answer = self.request(
-            "lambda",
-            "invoke",
-            doing=f"invoke the function {function_name}",
-            permission=f"lambda:InvokeFunction on the function {function_name}",
-            missing=_DEPLOY,
-            refused=InvocationError,
-            FunctionName=function_name,
-            InvocationType="Event",
-            Payload=payload,
-        )
+        try:
+            answer = self._invoke_event(function_name, payload)
+        except InvocationError as error:
+            cause = error.__cause__
+            if cause is not None and (is_throttling(cause) or is_network_error(cause)):
+                raise InvocationThrottledError(str(error), code=error.code, request_id=error.request_id) from cause
+            raise
         if "Payload" in answer:
             answer["Payload"].read()  # otherwise the connection does not return to the connection pool
         request_id = str(answer.get("ResponseMetadata", {}).get("RequestId", ""))
@@ -374,6 +396,20 @@ class AWS:
                 request_id=request_id,
             )
         return request_id
+
+    def _invoke_event(self, function_name: str, payload: bytes) -> dict[str, Any]:
+        return self.request(
+            "lambda",
+            "invoke",
+            doing=f"invoke the function {function_name}",
+            permission=f"lambda:InvokeFunction on the function {function_name}",
+            missing=_DEPLOY,
+            refused=InvocationError,
+            retry=self._retry_invocations,
+            FunctionName=function_name,
+            InvocationType="Event",
+            Payload=payload,
+        )
 
     # -- Lambda: functions ----------------------------------------------------------------------------------
 
@@ -681,6 +717,11 @@ def _patience(error: BaseException) -> float:
     if code == "ResourceConflictException" and ("pending" in text or "in progress" in text):
         return FUNCTION_CHANGE_PATIENCE
     return patience(error)
+
+
+def _patience_of_invocations(error: BaseException) -> float:
+    """Return for how many seconds to retry an asynchronous invocation; 0 if the service is busy."""
+    return 0.0 if is_throttling(error) else _patience(error)
 
 
 _ROLE_TOO_NEW = ("cannot be assumed", "role does not have permissions")

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 from pywren.aws.credentials import remember_session
-from pywren.aws.errors import SetUpError, is_aws_error, is_certificate_error, one_line, remedy_of_source
+from pywren.aws.errors import SetUpError, is_aws_error, is_certificate_error, is_throttling, one_line, remedy_of_source
 from pywren.aws.sending import CLIENT_OPTIONS
 
 Value = TypeVar("Value")
@@ -71,6 +71,8 @@ def make_client(session: Any, service: str, region: str | None) -> Any:
     events.register_first("needs-retry.*", _give_up_on_certificates)
     # This handler must be last: botocore logs the request as it is after all handlers.
     events.register_last("before-call.*", _hush_request)
+    if service == "lambda":
+        events.register_first("needs-retry.lambda.Invoke", _let_the_caller_pace)
     if service == "s3":
         events.register_first("before-sign.s3.*", _use_content_md5)
     remember_session(client, session)
@@ -350,6 +352,22 @@ def _give_up_on_certificates(caught_exception: BaseException | None = None, **_:
     """Raise certificate errors immediately. No retry fixes them, but botocore's own handlers would retry."""
     if caught_exception is not None and is_certificate_error(caught_exception):
         raise caught_exception
+
+
+def _let_the_caller_pace(response: Any = None, request_dict: Any = None, **_: object) -> None:
+    """Raise the refusal of a busy service immediately if a call was to be started.
+
+    botocore's own handlers would pause and try again, on every thread. Whoever invokes calls knows how many others are
+    refused at the same time, and paces all of them.
+    """
+    import botocore.exceptions
+
+    headers = (request_dict or {}).get("headers", {})
+    if response is None or headers.get("X-Amz-Invocation-Type") != "Event":
+        return
+    error = botocore.exceptions.ClientError(response[1], "Invoke")
+    if response[0].status_code >= 300 and is_throttling(error):
+        raise error
 
 
 def _use_content_md5(request: Any, **_: object) -> None:

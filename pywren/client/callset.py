@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -39,6 +40,7 @@ class Callset:
         first_attempt: the number of the first attempt since the job was last resumed. What earlier attempts returned
             counts, but their failures do not.
         deletion: the finalizer that deletes the callset's directory on this machine, if there is one.
+        origin: a weak reference to what gives the futures of the callset their outcomes, once there are futures.
     """
 
     prefix: str
@@ -58,10 +60,13 @@ class Callset:
     condition: threading.Condition = field(default_factory=threading.Condition, repr=False)
     deletion: Any = field(default=None, repr=False)
     inputs: list[Any] = field(default_factory=list, repr=False)
+    # Weak: an origin has its callset. The executor, which knows its callsets, finds the calls in this way.
+    origin: weakref.ref[Any] | None = field(default=None, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Pickle the secret too, because another user cannot derive it. Leave out the condition and finalizer.
-        return dict(self.__dict__, secret=self.known_secret(), condition=None, deletion=None, overwrite={})
+        # Pickle the secret too, because another user cannot derive it. Leave out what only this process has.
+        here: dict[str, Any] = {"condition": None, "deletion": None, "origin": None, "overwrite": {}}
+        return {**self.__dict__, "secret": self.known_secret(), **here}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         # A new condition is right even for a copy in the same process: the unpickled futures have their own states.

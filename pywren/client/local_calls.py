@@ -33,6 +33,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pywren.client import call_state, waiting
 from pywren.client.call_state import CallState
 from pywren.client.callset import Callset, Submission
+from pywren.client.driver.policy import Policy
+from pywren.client.local_attempts import LocalAttempts
 from pywren.client.protocols import Invoker, Recipe
 from pywren.client.verdict import Verdict, encoded, of_result
 from pywren.exceptions import (
@@ -53,10 +55,11 @@ from pywren.wire.failure import Failure
 from pywren.wire.keys import CallKeys
 from pywren.wire.outcome import INLINE_OUTCOME_LIMIT
 from pywren.wire.status import Status
-from pywren.worker.task import Function, RunResult
+from pywren.worker.task import Function, Repeat, RunResult
 from pywren.wrenutil import create_call_id
 
 if TYPE_CHECKING:
+    from pywren.client.driver.driver import Attempt
     from pywren.worker.parent.pool import LocalPool
 
 logger = logging.getLogger(__name__)
@@ -94,9 +97,10 @@ class LocalCallset:
         callset: the callset.
         storage: where an outcome is stored when its future is pickled.
         pool: runs the calls.
+        policy: which calls run again when an attempt has failed, and how many may run at once.
     """
 
-    def __init__(self, callset: Callset, storage: Storage, pool: LocalPool) -> None:
+    def __init__(self, callset: Callset, storage: Storage, pool: LocalPool, policy: Policy) -> None:
         self.callset = callset
         self.storage = storage
         self._pool = pool
@@ -104,6 +108,8 @@ class LocalCallset:
         # midway.
         self._batch: Any = None
         self._sent: _Sent | None = None
+        self._policy = policy
+        self._attempts = LocalAttempts(callset, policy)
         # Strong references, unlike in StagedCallset: the pool reports every call anyway, and the report removes the
         # entry.
         self._futures: dict[int, CallState] = {}
@@ -124,6 +130,8 @@ class LocalCallset:
         """Submit the calls to the pool and return their futures."""
         # All futures exist before the pool knows of the calls: the pump may report a result before submit() returns.
         futures = futures_of(self, map(create_call_id, range(len(submission.arguments))))
+        if self._policy.backup:
+            self._attempts.watch([one.call_id for one in futures])
         # The result of a tiny map may be complete before this assignment. Then _on_results() clears ``_batch`` first
         # and it is set again here; the cycle is then left to the garbage collector.
         self._batch = self._pool.submit(
@@ -135,6 +143,9 @@ class LocalCallset:
             on_start=self._on_start,
             on_results=self._on_results,
             show_output=show_output,
+            repeats=self._attempts.repeats,
+            most_processes=self._policy.max_concurrency,
+            on_tick=self._on_tick if self._policy.backup else None,
         )
         self._sent = _Sent.of(submission)  # done last, because the calls are already running
         return futures
@@ -184,18 +195,34 @@ class LocalCallset:
         one = self._futures.get(index)
         if one is not None:
             call_state.mark_running(one)
+            self._attempts.started(one.call_id)
 
-    def _on_results(self, results: Sequence[tuple[int, RunResult]]) -> None:
+    def _on_tick(self, _: int) -> None:
+        # On the pump's thread.
+        if self._pool.has_idle():
+            self._attempts.start_backups(self._back_up)
+
+    def _back_up(self, call_id: str) -> int | None:
+        batch = self._batch
+        return None if batch is None else self._pool.back_up(batch, int(call_id))
+
+    def _on_results(self, results: Sequence[tuple[int, RunResult]]) -> Sequence[Repeat]:
         # On the pump's thread, for as many results as have arrived together. of_result() unpickles here: the value is
         # ready when its waiter wakes, but a slow unpickling delays the results of every executor.
         now, self._last_result = time.time(), time.monotonic()
-        verdicts = []
+        verdicts: list[tuple[CallState, Verdict]] = []
+        repeats: list[Repeat] = []
         for index, result in results:
+            if not result.success and self._attempts.repeats.includes(result):
+                self._after_failure(index, result, now, verdicts, repeats)
+                continue
             # pop() decides the race with cancel(), which pops the same key: dict.pop of an int key is atomic under the
             # GIL and under the per-object lock of a free-threaded build.
             one = self._futures.pop(index, None)
             if one is not None:  # otherwise cancel() on another thread came first
                 verdicts.append((one, of_result(result, self.callset.id, one.call_id, now)))
+        if self._attempts.is_driven:
+            self._attempts.ended(verdicts)
         if not self._futures:
             self._batch = None  # the batch refers to this object; breaking the cycle frees both with the last future
         if self._shared:  # store before settling: when a wait() returns, other processes may collect
@@ -206,6 +233,32 @@ class LocalCallset:
         if self._shared:  # store again after settling: an unfinished future may have been pickled meanwhile
             for one, verdict in verdicts:
                 self._store_if_shared(one.call_id, verdict)
+        return repeats
+
+    def _after_failure(
+        self,
+        index: int,
+        result: RunResult,
+        now: float,
+        verdicts: list[tuple[CallState, Verdict]],
+        repeats: list[Repeat],
+    ) -> None:
+        """Decide about a call whose attempt has failed: append it to ``repeats``, or how it has ended to ``verdicts``.
+
+        If the call was cancelled, do neither: the pool then takes the result as final.
+        """
+        one = self._futures.get(index)
+        if one is None:
+            return
+        verdict = of_result(result, self.callset.id, one.call_id, now)
+        step = self._attempts.failed(one.call_id, verdict, result)
+        if isinstance(step, Verdict):
+            if self._futures.pop(index, None) is not None:
+                verdicts.append((one, step))
+        elif step is not None:
+            # The future stays where cancel() finds it. If that was faster, the pool ends the call instead of running
+            # it, and this function hears of it.
+            repeats.append(Repeat(index, step))
 
     # -- Origin ------------------------------------------------------------------------------------------------
 
@@ -245,9 +298,26 @@ class LocalCallset:
 
     def cancel(self, target: CallState) -> bool:
         """Remove the call from the pool's queue, or have the pool kill the process that runs the call."""
+        return self._cancel(target)
+
+    @property
+    def place(self) -> str:
+        """Where the calls run."""
+        return "on this machine"
+
+    def outstanding(self) -> list[CallState]:
+        """Return the futures of the calls that have no outcome yet."""
+        return list(self._futures.values())  # a copy, which is one step: the pump removes entries meanwhile
+
+    def withdraw(self, *, record: bool = False) -> int:
+        """Cancel the calls that no process has begun. Return how many were cancelled."""
+        # From the end: the pool takes calls from the beginning, and gives out more while this thread cancels.
+        return sum(self._cancel(one, running=False) for one in reversed(self.outstanding()))
+
+    def _cancel(self, target: CallState, *, running: bool = True) -> bool:
         index = int(target.call_id)
         batch = self._batch
-        if batch is None or not self._pool.cancel(batch, index):
+        if batch is None or not self._pool.cancel(batch, index, running=running):
             return False
         error = CallCancelledError("the call was cancelled", call_id=target.call_id, callset_id=self.callset.id)
         result = RunResult(None, None, failure=Failure.of(error), returncode=None)
@@ -255,6 +325,7 @@ class LocalCallset:
         # The pool still reports this call, as cancelled or with whatever else ended its process first. If the pump pops
         # the future before this thread does, both settle it, the first verdict counts, and the return value says which.
         self._futures.pop(index, None)
+        self._attempts.settled(target.call_id)
         call_state.settle([(target, Verdict(None, error, result, time.time()))])
         # Another process may be waiting for this call: it learns of the cancellation from the stored status.
         self._store_if_known(target)
@@ -265,7 +336,15 @@ class LocalCallset:
         verdict = call_state.verdict_of(target)
         if verdict is None or verdict.source is None:
             return None
-        return self._status(target.call_id, verdict).document()
+        document = self._status(target.call_id, verdict).document()
+        attempts = self._attempts.of(target.call_id, verdict)
+        if len(attempts) > 1:
+            document["attempts"] = [one._asdict() for one in attempts]
+        return document
+
+    def attempts(self, target: CallState) -> tuple[Attempt, ...]:
+        """Return the attempts of a call; of those that were killed or raised, when and where."""
+        return self._attempts.of(target.call_id, call_state.verdict_of(target))
 
     def invoke_status(self, target: CallState) -> dict[str, Any]:
         """Return what the client did for the callset. Steps of PyWren 0.4 that do not exist here have a time of 0."""
@@ -395,6 +474,7 @@ class LocalCallset:
     def lose_in_child(self) -> None:
         """In a forked child, settle the futures with an error: the pool and its calls belong to the parent."""
         self._sharing = threading.Lock()  # a thread of the parent may have held the old lock
+        self._attempts.forget_parent_threads()
         if self._lock_file is not None:
             # flock(2) belongs to the open file description, which fork(2) shares: unless the child closes its copy, the
             # calls would look alive to others after the parent has died. Closing a copy does not release the parent's
@@ -484,7 +564,7 @@ class LocalDispatcher:
         if pool is not self._use.pool:  # the old pool has failed, or ended with the call that unpickled the executor
             self._use.end()
             self._use = _Use(self, pool)
-        callset = LocalCallset(submission.callset, self.storage, pool)
+        callset = LocalCallset(submission.callset, self.storage, pool, submission.policy)
         return callset.submit(submission, self._show_output, self._invoker.environment)
 
 

@@ -14,12 +14,13 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pywren.exceptions import DecodeError
 
 if TYPE_CHECKING:
+    from pywren.worker.handler import Container
     from pywren.worker.parent.pool import LocalPool
     from pywren.worker.task import RunResult, Stop, Task
 
@@ -42,8 +43,8 @@ class LocalWorker:
     def __init__(self, pool: Callable[[], LocalPool], environment: Mapping[str, str]) -> None:
         from pywren.worker.handler import Container  # imported here, as calls in memory never need it
 
-        context = {"invoker": "LocalInvoker", "jobnum": str(os.getpid())}
-        self._container = Container(_PoolRunner(pool, environment), context=context)
+        self._context = {"invoker": "LocalInvoker", "jobnum": str(os.getpid())}
+        self._container = Container(_PoolRunner(pool, environment), context=self._context)
         # By default the pool has at most this many processes: further threads would only wait for one, each holding a
         # fetched argument.
         self._limit = os.cpu_count() or 1
@@ -67,15 +68,32 @@ class LocalWorker:
             threading.Thread(target=self._work, name="pywren-local-call", daemon=True).start()
             self._running += 1
 
-    def close(self) -> None:
-        """Discard the calls that have not started."""
+    def withdraw(self, callset_id: str) -> list[str]:
+        """Take back the calls of a callset that no thread has taken, and return their ids."""
         with self._lock:
-            # Running calls go on to their end: their processes belong to the shared pool. Nothing writes a status for
-            # the dropped calls, so their futures stay outstanding until they are cancelled.
-            self._waiting.clear()
+            taken = [payload for payload in self._waiting if payload.get("callset_id") == callset_id]
+            self._waiting = deque(payload for payload in self._waiting if payload.get("callset_id") != callset_id)
+        return [str(payload["call_id"]) for payload in taken]
+
+    def close(self) -> None:
+        """Cancel the calls that have not started. Running calls go on to their end."""
+        with self._lock:
+            # From here on no other thread finds these payloads.
+            waiting, self._waiting = self._waiting, deque()
+        if waiting:
+            # On a thread of its own: writing thousands of statuses takes seconds, and may block.
+            threading.Thread(target=self._cancel, args=(waiting,), name="pywren-local-cancel", daemon=True).start()
         # Not under the lock: it closes connections. A thread that is still inside handle() opens new ones when it
         # stores its outcome.
         self._container.close()
+
+    def _cancel(self, payloads: Iterable[Payload]) -> None:
+        """Write the statuses of calls that were cancelled before they started."""
+        from pywren.worker.handler import Container
+
+        with Container(_Canceller(), context=self._context) as container:
+            for payload in payloads:
+                _handle(container, payload)
 
     def _work(self) -> None:
         while True:
@@ -86,12 +104,16 @@ class LocalWorker:
                     self._running -= 1
                     return
                 payload = self._waiting.popleft()
-            try:
-                # This blocks the thread for the whole call: fetching, running in a child, and storing the outcome.
-                self._container.handle(payload)
-            except Exception as error:  # noqa: BLE001 -- an ended thread would still be counted, and calls would wait
-                # As on Lambda: the call's status already contains everything that the client can be told.
-                logger.warning("a local call ended without a status: %s", error)
+            # This blocks the thread for the whole call: fetching, running in a child, and storing the outcome.
+            _handle(self._container, payload)
+
+
+def _handle(container: Container, payload: Payload) -> None:
+    try:
+        container.handle(payload)
+    except Exception as error:  # noqa: BLE001 -- an ended thread would still be counted, and calls would wait
+        # As on Lambda: the call's status already contains everything that the client can be told.
+        logger.warning("a local call ended without a status: %s", error)
 
 
 class _PoolRunner:
@@ -110,6 +132,21 @@ class _PoolRunner:
 
     def close(self) -> None:
         pass  # others also use the shared pool
+
+
+class _Canceller:
+    """A ``Runner`` that runs nothing: every call ends as cancelled."""
+
+    def run(self, task: Task, *, stopped: Stop | None = None) -> RunResult:
+        from pywren.worker.task import RunResult, cancelled_failure
+
+        return RunResult(None, None, failure=cancelled_failure(running=False), returncode=None)
+
+    def end_waiting(self) -> None:
+        pass  # there are no processes
+
+    def close(self) -> None:
+        pass
 
 
 def run_payloads(payloads: Sequence[Payload], *, context: Mapping[str, Any] | None = None) -> None:

@@ -11,15 +11,19 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from pywren.client import waiting
 from pywren.client.call_state import tell_when_done
 from pywren.client.protocols import Verbs
 from pywren.exceptions import ArgumentError, ShutdownError, WaitTimeoutError
 from pywren.future import ResponseFuture
 from pywren.pickling.adapters import Application, Chunk
 from pywren.system import shutdown as _shutdown
-from pywren.wait import wait
+from pywren.wait import cancel_each, wait
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 LAZY_CALLS = 10_000
 """How many calls ``map`` makes ahead of the results taken when it does not know how many calls there will be."""
@@ -142,17 +146,30 @@ class ExecutorAdapter(concurrent.futures.Executor):
             # A copy: the threads that settle remove futures from the set while this thread cancels and waits.
             outstanding = list(self._outstanding)
         if cancel_futures:
-            for future in outstanding:
-                # Only calls on this machine report their start, so a call on Lambda is cancelled even if it runs. A
-                # call that starts between this check and the next line is cancelled too.
-                if not future.running():
-                    future.cancel()
+            # Only calls on this machine report their start, so a call on Lambda is cancelled even if it runs. A call
+            # that starts after this check is cancelled too.
+            cancel_each([future for future in outstanding if not future.running()])
         if wait:
             # Without the lock: callbacks of these futures may submit, and must be refused rather than blocked.
             _await(outstanding)
         # Last: cancel() and the wait above still use the executor's pool or storage.
         if self._is_own:
             self._executor.close()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Shut down, and wait for the calls, unless Ctrl-C ends the block: one Ctrl-C must be enough.
+
+        After Ctrl-C, calls that have not begun on this machine are cancelled, and the others go on.
+        """
+        is_interrupted = isinstance(error, KeyboardInterrupt)
+        if is_interrupted:
+            _stop_waiting(list(self._outstanding))
+        self.shutdown(wait=not is_interrupted)
 
     def _require_open(self) -> None:
         _shutdown.require_running()
@@ -194,6 +211,16 @@ def _has_verbs(executor: object) -> bool:
 
 def _await(futures: list[ResponseFuture]) -> None:
     wait(futures)
+
+
+def _stop_waiting(futures: Iterable[ResponseFuture]) -> None:
+    """After Ctrl-C, cancel the calls that have not begun on this machine; say what runs, if nothing has said it yet."""
+    origins = {id(origin): origin for one in futures if (origin := one._origin) is not None}
+    if not _shutdown.is_interrupted():
+        waiting.stop_waiting(origins.values())
+        return
+    for origin in origins.values():
+        origin.withdraw()
 
 
 def _checked_buffersize(buffersize: int) -> int:
@@ -244,8 +271,13 @@ class _LazyCalls:
 
     def cancel(self) -> None:
         """Cancel the outstanding calls."""
-        while self._futures:
-            self._futures.popleft().cancel()
+        futures, self._futures = list(self._futures), deque()
+        cancel_each(futures)
+
+    def stop_waiting(self) -> None:
+        """After Ctrl-C, cancel only the calls that have not begun on this machine."""
+        futures, self._futures = self._futures, deque()
+        _stop_waiting(futures)
 
 
 def _results(calls: _LazyCalls, deadline: float | None) -> Iterator[Any]:
@@ -253,10 +285,11 @@ def _results(calls: _LazyCalls, deadline: float | None) -> Iterator[Any]:
         while (future := calls.take()) is not None:
             try:
                 results = future.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
-            except (WaitTimeoutError, KeyboardInterrupt):
-                # take() has removed this future from the calls. Put it back, so that the ``finally`` below cancels it
-                # too.
+            except (WaitTimeoutError, KeyboardInterrupt) as error:
+                # take() has removed this future from the calls. Put it back, so that it is treated like the others.
                 calls.put_back(future)
+                if isinstance(error, KeyboardInterrupt):
+                    calls.stop_waiting()  # the ``finally`` below finds no calls any more
                 raise
             del future  # otherwise this variable would keep alive a result that the program has dropped
             results.reverse()

@@ -25,6 +25,9 @@ class Invoker:
     An invoker written for PyWren 0.4 has only ``invoke`` and ``config``; ``adapted`` turns it into an ``Invoker``.
     """
 
+    starts_calls: bool = True
+    """Whether calls start by themselves. False if the program itself runs them, as with ``run_jobs``."""
+
     runs_here: bool = False
     """Whether the calls run with the Python packages that are installed on this machine."""
 
@@ -77,6 +80,14 @@ class Invoker:
             InvocationError: the service refuses the call for good.
         """
         raise NotImplementedError
+
+    def withdraw(self, callset_id: str) -> list[str]:
+        """Take back the calls of a callset that wait on this machine, and return their ids. They will not run.
+
+        Args:
+            callset_id: the callset.
+        """
+        return []
 
     def config(self) -> dict[str, Any]:
         """Return what ``invoke_status`` reports about the invoker."""
@@ -146,6 +157,23 @@ class Origin(Protocol):
 
     def cancel(self, future: CallState) -> bool:
         """Stop the call. Return whether the call ended because it was cancelled."""
+
+    @property
+    def place(self) -> str:
+        """Where the calls run, in words that follow "running": "on this machine"."""
+
+    def outstanding(self) -> list[CallState]:
+        """Return one future for every call of the callset that is not known to have ended, as far as futures live."""
+
+    def withdraw(self, *, record: bool = False) -> int:
+        """Cancel the calls of the callset that have not left this machine and not begun here. Return how many.
+
+        Args:
+            record: return only when other processes can know of it. After Ctrl-C, which must be quick, it is False.
+
+        Raises:
+            StorageError: other processes cannot know of it, because the storage cannot be written.
+        """
 
     def run_status(self, future: CallState) -> dict[str, Any] | None:
         """Return the worker's status as a dict for users, made from the verdict of a finished future."""

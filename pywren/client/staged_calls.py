@@ -58,6 +58,7 @@ from pywren.exceptions import (
     StorageNoSuchKeyError,
 )
 from pywren.storage import Storage
+from pywren.system import shutdown
 from pywren.system.forks import in_each_child
 from pywren.system.threads import for_each
 from pywren.wire.cause import Cause
@@ -159,6 +160,7 @@ class StagedCallset:
     def drive(self, driver: Driver, invocations: Invocations) -> None:
         """Become the one that owns the calls: invoke them, repeat what failed, and end what cannot be repeated."""
         self.driver, self._invocations = driver, invocations
+        shutdown.wait_for(self)
 
     def payload(self, ready: Ready) -> dict[str, Any]:
         """Return the payload of an attempt."""
@@ -245,6 +247,65 @@ class StagedCallset:
             return True
         self._carry_out(found)
         return False
+
+    @property
+    def place(self) -> str:
+        """Where the calls run."""
+        if self.callset.function is not None:
+            return f"in the Lambda function {self.callset.function}"
+        if self._invocations is not None and self._invocations.run_here:
+            return "on this machine"
+        queue = self.callset.facts.get("sqs_queue_name_name")
+        return "on workers" if queue is None else f"on the workers of the queue {queue}"
+
+    def outstanding(self) -> list[CallState]:
+        """Return one living future for each call that is not known to have ended."""
+        with self._lock:
+            living = [self._living(call_id) for call_id in self._outstanding()]
+        return [one for futures in living for one in futures[:1] if not call_state.is_done(one)]
+
+    def withdraw(self, *, record: bool = False) -> int:
+        """Cancel the calls that were never invoked or that wait for a process of this machine. Return how many.
+
+        Args:
+            record: return only when their statuses are written, for which another process may wait. Otherwise return
+                immediately, and write them later.
+
+        Raises:
+            StorageError: a status could not be written. The calls are cancelled all the same.
+        """
+        if self.driver is None or self._invocations is None:
+            return 0
+        taken = {*self.driver.drop_held(), *self._invocations.withdraw()}
+        error = CallCancelledError("the call was cancelled before it began")
+        ends = [self._client_status(call_id, error) for call_id in taken]
+        self._settle({status.call_id: self._verdict_of_error(status.call_id, error) for status in ends})
+        if record:
+            for_each(self._write, ends, self._looker.threads)
+        elif ends:
+            # Daemon: Ctrl-C usually ends the program, which must not wait for thousands of requests.
+            threading.Thread(target=self._write_behind, args=(ends,), name="pywren-cancel", daemon=True).start()
+        return len(ends)
+
+    def _write_behind(self, ends: Sequence[Status]) -> None:
+        try:
+            for_each(self._write, ends, self._looker.threads)
+        except StorageError as error:
+            logger.debug("cannot record that calls of callset %s were cancelled: %s", self.callset.id, error)
+
+    def held_back(self) -> str | None:
+        """Return how many calls were not invoked yet, on purpose, and why; ``None`` if there are none."""
+        held = 0 if self.driver is None else self.driver.never_invoked()
+        if not held or self.driver is None:
+            return None
+        step = self.driver.peek()
+        reason = step.reason if step is not None and step.reason else "the service is busy"
+        calls = "1 call is" if held == 1 else f"{held} calls are"
+        return f"{calls} not invoked yet ({reason})"
+
+    def wait_until_invoked(self, timeout: float | None) -> bool:
+        """Wait until all calls are invoked. Return False if ``timeout``, in seconds, runs out first."""
+        return self.driver is None or self.driver.wait_until_invoked(timeout)
 
     def run_status(self, target: CallState) -> dict[str, Any] | None:
         """Return the worker's status."""

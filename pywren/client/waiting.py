@@ -12,11 +12,14 @@ import copy
 import logging
 import threading
 import time
+import weakref
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from pywren.client.call_state import DONE, CallState
 from pywren.exceptions import PywrenError
+from pywren.system import shutdown
 
 if TYPE_CHECKING:
     from pywren.client.protocols import Origin
@@ -27,6 +30,10 @@ SILENCE = 60.0
 """Seconds without any result after which a waiting thread has the origins log why no results arrive."""
 
 _NAMED = 5  # how many calls to name in the line that Ctrl-C prints
+
+# The calls that went on when Ctrl-C ended the wait for them, until the next map has said so. Only the main thread adds
+# to it, because Ctrl-C arrives there; any thread that makes calls may clear it.
+_left_running: weakref.WeakSet[CallState] = weakref.WeakSet()
 
 
 class _Countdown:
@@ -101,6 +108,7 @@ def await_all(futures: Sequence[CallState], timeout: float | None, at_least: int
     # Install the countdown before counting, so that it counts a future that ends in between.
     # A future must be in ``futures`` once only: a duplicate would be installed twice, counted twice, and the count
     # would reach its target too early.
+    shutdown.go_on()
     countdown = _Countdown()
     waiting = _install(countdown, futures)
     done = len(futures) - len(waiting)
@@ -117,7 +125,7 @@ def await_all(futures: Sequence[CallState], timeout: float | None, at_least: int
             raise copied(countdown.trouble)
         return countdown.is_over
     except KeyboardInterrupt:
-        _say_what_runs(waiting)
+        stop_waiting([origin for origin, _ in _by_origin(waiting)])
         raise
     finally:
         # Also on a time-out and after Ctrl-C: a countdown left behind would be notified, and would keep its memory, for
@@ -188,13 +196,73 @@ def report_trouble(futures: Sequence[CallState], error: PywrenError, since: floa
             waiter.fail(error)
 
 
-def _say_what_runs(futures: Iterable[CallState]) -> None:
-    names = [f"{one.callset_id[:8]}/{one.call_id}" for one in futures if one._state not in DONE]
-    if names:
-        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        calls, them = ("1 call is", "it") if len(names) == 1 else (f"{len(names)} calls are", "them")
-        named = ", ".join(names[:_NAMED]) + more
-        logger.warning("stopped waiting; %s still running: %s; cancel() stops %s", calls, named, them)
+# -- Ctrl-C --------------------------------------------------------------------------------------------------------
+
+
+def stop_waiting(origins: Iterable[Origin]) -> None:
+    """After Ctrl-C, cancel the calls that have not begun on this machine, and say which calls still run.
+
+    The whole callset of every future is concerned: a program that waits for one future after the other would otherwise
+    leave a queue of calls that nobody wants, and its next map would wait behind them.
+
+    Args:
+        origins: where the outcomes that the program has waited for come from.
+    """
+    shutdown.interrupt()
+    cancelled, left = 0, []
+    for origin in origins:
+        cancelled += origin.withdraw()
+        left.append((origin, origin.outstanding()))
+    if cancelled:
+        calls = "1 call that was" if cancelled == 1 else f"{cancelled} calls that were"
+        verb = "was" if cancelled == 1 else "were"
+        logger.warning("stopped waiting; %s still waiting on this machine %s cancelled", calls, verb)
+    running = [one for _, futures in left for one in futures]
+    if running:
+        _left_running.update(running)
+        logger.warning("stopped waiting; %s. %s", _what_runs(left), _how_to_go_on([origin for origin, _ in left]))
+
+
+def _what_runs(left: Iterable[tuple[Origin, Sequence[CallState]]]) -> str:
+    counts: Counter[str] = Counter()
+    names = []
+    for origin, futures in left:
+        counts[origin.place] += len(futures)
+        names += [f"{one.callset_id[:8]}/{one.call_id}" for one in futures]
+    (place, count), *others = [(place, count) for place, count in counts.items() if count]
+    calls = "1 call is" if count == 1 else f"{count} calls are"
+    where = ", ".join([f"{calls} still running {place}", *(f"{count} {place}" for place, count in others)])
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"{where}: {', '.join(names[:_NAMED])}{more}"
+
+
+def _how_to_go_on(origins: Iterable[Origin]) -> str:
+    jobs = [f"pywren.attach({name!r})" for origin in origins if (name := origin.callset.name)]
+    attach = f", or get them in another process with {', '.join(jobs)}" if jobs else ""
+    return (
+        f"The futures stay valid: wait for them again to collect the results{attach}; or stop the calls with cancel() "
+        "or executor.cancel_all()"
+    )
+
+
+def say_what_is_in_the_way(place: str) -> None:
+    """Say once which calls that an earlier Ctrl-C has left running are in the way of new calls.
+
+    Args:
+        place: where the new calls will run.
+    """
+    if not _left_running:
+        return
+    running = [one for one in list(_left_running) if one._state not in DONE]
+    here = [one for one in running if one._origin is not None and one._origin.place == place]
+    _left_running.clear()
+    if here:
+        calls, them = ("1 call", "it") if len(here) == 1 else (f"{len(here)} calls", "them")
+        logger.warning(
+            "%s of an interrupted wait still run%s %s, and the new calls may have to wait for %s: "
+            "executor.cancel_all() stops %s",
+            calls, "s" if len(here) == 1 else "", place, them, them,
+        )  # fmt: skip
 
 
 def expect(futures: Iterable[CallState]) -> None:

@@ -1,21 +1,53 @@
-"""Refuses new calls once the program is ending, as ``concurrent.futures`` does.
+"""The end of the program: refuses new calls, waits for calls that are held back, and knows of a Ctrl-C.
 
 At its end, a program waits for non-daemon threads, and these threads may still make calls. After that calls are
-refused: ``atexit`` functions and daemon threads may not make calls, because nothing would wait for them. The program
-still waits for the calls that were made earlier.
+refused, as ``concurrent.futures`` does: ``atexit`` functions and daemon threads may not make calls, because nothing
+would wait for them. The program still waits for the calls that were made earlier. First it waits for calls that are
+held back in this process and that nobody else would invoke (``wait_for``). After that, other ``atexit`` functions run;
+one of them waits for the calls that run on this machine (``worker.parent.lifetime``).
 
-``_has_begun`` needs no lock: only the main thread sets it, once. A forked child starts with False.
+A program that ends because of Ctrl-C waits for nothing (``is_interrupted``).
+
+``_has_begun`` and ``_interrupted`` need no lock: each is one reference. A forked child starts with False and without
+anything that is held back.
 """
 
 from __future__ import annotations
 
 import atexit
+import logging
 import os
+import sys
+import time
+import weakref
+from typing import Protocol
 
 from pywren.exceptions import ShutdownError
 from pywren.system import private_names
 
+logger = logging.getLogger(__name__)
+
+WARNING_SECONDS = 2.0
+"""How long the end of a program waits before one line says what it waits for. Most programs end within that time."""
+
+
+class HoldsBack(Protocol):
+    """Something that holds calls back in this process, on purpose, and that a thread of its own invokes later."""
+
+    def held_back(self) -> str | None:
+        """Return how many calls are held back and why, as in "7 calls are held back: the account's concurrency is 10".
+
+        Return ``None`` when none is. It must not wait.
+        """
+
+    def wait_until_invoked(self, timeout: float | None) -> bool:
+        """Wait until no call is held back. Return False if ``timeout``, in seconds, runs out first."""
+
+
 _has_begun = False
+_interrupted = False
+_ends_with_multiprocessing = False
+_holders: weakref.WeakSet[HoldsBack] = weakref.WeakSet()
 
 
 def begin() -> None:
@@ -37,24 +69,115 @@ def require_running() -> None:
         )
 
 
+# -- Ctrl-C --------------------------------------------------------------------------------------------------------
+
+
+def interrupt() -> None:
+    """Record that Ctrl-C has interrupted one of pywren's verbs."""
+    global _interrupted
+    _interrupted = True
+
+
+def go_on() -> None:
+    """Record that the program uses pywren again, so that an earlier Ctrl-C did not end the program."""
+    global _interrupted
+    _interrupted = False
+
+
+def is_interrupted() -> bool:
+    """Tell whether Ctrl-C is what ends this program: nothing then waits for calls, so that once is enough.
+
+    It is if the last thing that the program did with pywren was interrupted, also when the program caught the
+    ``KeyboardInterrupt`` to end with a status of its own; or if a ``KeyboardInterrupt`` ended the script.
+    """
+    # Python keeps the exception that ended a script in ``sys.last_value``. An interactive session also keeps an
+    # exception there from which it has long recovered. Such a session has prompts: Python's own, IPython and Jupyter
+    # set ``sys.ps1``.
+    died = isinstance(getattr(sys, "last_value", None), KeyboardInterrupt) and not hasattr(sys, "ps1")
+    return _interrupted or died
+
+
+# -- calls that are held back --------------------------------------------------------------------------------------
+
+
+def wait_for(holder: HoldsBack) -> None:
+    """Have the end of the program wait for as long as ``holder`` holds calls back.
+
+    Args:
+        holder: kept weakly. The thread that is to invoke the calls holds it.
+    """
+    global _ends_with_multiprocessing
+    _holders.add(holder)
+    if not _ends_with_multiprocessing and is_process_of_multiprocessing():
+        from multiprocessing.util import Finalize
+
+        _ends_with_multiprocessing = True
+        Finalize(None, finish, exitpriority=1)  # before the pool ends, which has priority 0
+
+
+def is_process_of_multiprocessing() -> bool:
+    """Tell whether multiprocessing has made this process. Such a process runs finalizers, but no ``atexit`` functions.
+
+    The answer may change: a program may import multiprocessing after pywren.
+    """
+    if "multiprocessing.process" not in sys.modules:
+        return False
+    from multiprocessing.process import parent_process
+
+    # Only a process that multiprocessing has made has a parent process.
+    return parent_process() is not None
+
+
+def finish() -> None:
+    """Refuse new calls, and wait until no call is held back. Ctrl-C ends the wait."""
+    begin()
+    # A copy: a holder may be destroyed meanwhile.
+    holders = [holder for holder in list(_holders) if holder.held_back() is not None]
+    try:
+        if not is_interrupted():
+            _wait_for(holders)
+    except KeyboardInterrupt:
+        interrupt()  # what waits for the calls on this machine must not need another Ctrl-C
+    for held in _said_of(holders):
+        logger.warning("the program was interrupted, and these calls will not be invoked: %s", held)
+    _holders.clear()  # ``finish`` may be called again, and has said everything
+
+
+def _wait_for(holders: list[HoldsBack]) -> None:
+    until = time.monotonic() + WARNING_SECONDS
+    # One after the other: all must be over before the program may end.
+    if all(holder.wait_until_invoked(max(0.0, until - time.monotonic())) for holder in holders):
+        return
+    for held in _said_of(holders):
+        logger.warning("the program is ending, but %s: waiting until they are invoked; press Ctrl-C to stop", held)
+    for holder in holders:
+        holder.wait_until_invoked(None)
+
+
+def _said_of(holders: list[HoldsBack]) -> list[str]:
+    return [held for holder in holders if (held := holder.held_back()) is not None]
+
+
 # Python ends a program in this order: threading's own hooks, a join of all non-daemon threads, atexit functions in
-# reverse order of registration, daemon threads frozen. ``begin`` must run after the join and before all other atexit
-# functions.
-def _begin_first() -> None:
-    # This runs before the join. Registering here puts ``begin`` after whatever the program has registered, so it runs
+# reverse order of registration, daemon threads frozen. ``finish`` must run after the join and before all other atexit
+# functions. The daemon threads that invoke calls still run then.
+def _finish_first() -> None:
+    # This runs before the join. Registering here puts ``finish`` after whatever the program has registered, so it runs
     # before all of that, and non-daemon threads may make calls until then.
-    atexit.register(begin)  # atexit functions run in reverse order of registration
+    atexit.register(finish)  # atexit functions run in reverse order of registration
 
 
 def _forget() -> None:
-    global _has_begun
-    _has_begun = False
+    global _has_begun, _interrupted, _ends_with_multiprocessing
+    # multiprocessing clears its finalizers in a process that it forks
+    _has_begun = _interrupted = _ends_with_multiprocessing = False
+    _holders.clear()  # the threads that would invoke the calls exist only in the parent
 
 
 # The fallback for a Python without that hook. It is registered early, so it runs late: other atexit functions could
-# then still make calls. Setting the flag a second time does no harm.
-atexit.register(begin)
-private_names.at_end_of_threads(_begin_first)
+# then still make calls. Doing it a second time does no harm.
+atexit.register(finish)
+private_names.at_end_of_threads(_finish_first)
 if hasattr(os, "register_at_fork"):
     # A child that is forked while the parent is ending (before Python 3.12, atexit functions may fork) has only begun.
     os.register_at_fork(after_in_child=_forget)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import os
 import signal
 import threading
@@ -10,8 +11,12 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from pywren.pickling.packed import Packed
+from pywren.wire.cause import Cause
 from pywren.wire.failure import Failure
+from pywren.worker import own_signals
 
+# Whoever decides about another attempt must not ask for one after these: the pool has let go of the call.
+_FINAL = frozenset({Cause.CANCELLED, Cause.REFUSED})
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -82,6 +87,32 @@ class RunResult(NamedTuple):
     begun: bool = True
 
 
+class Repeats(enum.Enum):
+    """Which calls of a batch may run again after they have failed: ``on_results`` decides about each of them."""
+
+    NEVER = "never"
+    """None: every result is final."""
+    FAILURES = "failures"
+    """Calls whose process could not bring an outcome."""
+    ERRORS = "errors"
+    """These, and calls that raised an exception."""
+
+    def includes(self, result: RunResult) -> bool:
+        """Tell whether a call with this result may run again."""
+        if self is Repeats.NEVER or result.success:
+            return False
+        if result.failure is None:
+            return self is Repeats.ERRORS
+        return result.failure.cause not in _FINAL
+
+
+class Repeat(NamedTuple):
+    """A call to run again: its index in the batch, and how many seconds from now."""
+
+    call: int
+    delay: float
+
+
 class Stop:
     """A request to end a running call. Any thread may make the request, which cannot be undone."""
 
@@ -139,26 +170,33 @@ def timeout_failure(seconds: float) -> Failure:
         f"the call ran out of time: it was stopped after {seconds:g} s. "
         "Raise job_max_runtime (and the function's timeout on Lambda, or --max_run_time of pywren-server), or give "
         "each call less to do",
+        cause=Cause.TIMED_OUT,
     )
 
 
 def cancelled_failure(*, running: bool) -> Failure:
     """Return the failure of a call that was cancelled, before it began or while it ran."""
-    return Failure("CallCancelledError", "the call was cancelled" + (" while it ran" if running else ""))
+    text = "the call was cancelled" + (" while it ran" if running else "")
+    return Failure("CallCancelledError", text, cause=Cause.CANCELLED)
 
 
-def crash_failure(returncode: int | None, stdout: str = "", stderr: str = "", *, was_lost: bool = False) -> Failure:
+def crash_failure(
+    returncode: int | None, stdout: str = "", stderr: str = "", *, was_lost: bool = False, by_itself: bool = False
+) -> Failure:
     """Return the failure of a call whose process ended without an outcome.
 
     Args:
         returncode: the exit code of the process; negative for a signal, ``None`` if it is unknown.
         stdout: the tail of the call's output.
         stderr: the tail of the call's error output.
-        was_lost: whether the connection closed before the process ended. If so, a process that was killed cannot be
-            told from one that closed its connection.
+        was_lost: whether the process closed its connection and lived on, so that it had to be killed.
+        by_itself: whether the process is known to have sent itself the signal that ended it (``own_signals``), or to
+            have closed its connection.
     """
     how = _how_it_ended(returncode, was_lost=was_lost)
-    return Failure("WorkerCrashedError", how + _last_lines(stdout, stderr), (returncode,))
+    killed = not by_itself and (returncode is None or -returncode in own_signals.DEADLY)
+    cause = Cause.KILLED if killed else Cause.ENDED_ITSELF
+    return Failure("WorkerCrashedError", how + _last_lines(stdout, stderr), (returncode,), cause)
 
 
 def _how_it_ended(returncode: int | None, *, was_lost: bool) -> str:

@@ -19,7 +19,14 @@ from moto import mock_aws
 
 from pywren.aws.per_process import PerProcess
 from pywren.aws.requests import AWS, FunctionSpec, Message
-from pywren.exceptions import ArgumentError, ConfigError, DeploymentError, InvocationError, PywrenError
+from pywren.exceptions import (
+    ArgumentError,
+    ConfigError,
+    DeploymentError,
+    InvocationError,
+    InvocationThrottledError,
+    PywrenError,
+)
 
 REGION = "us-west-2"
 
@@ -136,9 +143,9 @@ def test_throttling_is_waited_out(stubbed: Callable[[str], Stubbed], code: str, 
     """Throttled requests are retried, with growing pauses."""
     it = stubbed("lambda")
     for _ in range(6):
-        it.stub.add_client_error("invoke", code, "slow down", status)
-    it.stub.add_response("invoke", {"StatusCode": 202, "ResponseMetadata": {"RequestId": "r-1"}})
-    assert it.aws.invoke_async("f", b"{}") == "r-1"
+        it.stub.add_client_error("list_functions", code, "slow down", status)
+    it.stub.add_response("list_functions", {"Functions": []})
+    assert it.aws.request("lambda", "list_functions", doing="list functions")["Functions"] == []
     assert 1 < it.now < 10
 
 
@@ -146,23 +153,33 @@ def test_throttling_without_end(stubbed: Callable[[str], Stubbed]) -> None:
     """After two minutes of throttling the request fails, and the error names the cause."""
     it = stubbed("lambda")
     for _ in range(100):
-        it.stub.add_client_error("invoke", "TooManyRequestsException", "Rate Exceeded", 429)
-    with pytest.raises(InvocationError, match="Rate Exceeded") as caught:
-        it.aws.invoke_async("f", b"{}")
-    assert caught.value.code == "TooManyRequestsException"
+        it.stub.add_client_error("list_functions", "TooManyRequestsException", "Rate Exceeded", 429)
+    with pytest.raises(DeploymentError, match="Rate Exceeded"):
+        it.aws.request("lambda", "list_functions", doing="list functions")
     assert 60 < it.now <= 120
     it.stub._queue.clear()
 
 
+@pytest.mark.parametrize(("code", "status"), BUSY)
+def test_a_throttled_invocation_is_reported_at_once(stubbed: Callable[[str], Stubbed], code: str, status: int) -> None:
+    """Who invokes many calls decides when to try again; the request itself does not wait."""
+    it = stubbed("lambda")
+    it.stub.add_client_error("invoke", code, "slow down", status, response_meta={"RequestId": "r-9"})
+    with pytest.raises(InvocationThrottledError, match="slow down") as caught:
+        it.aws.invoke_async("f", b"{}")
+    assert it.now == 0
+    assert (caught.value.code, caught.value.request_id) == (code, "r-9")
+
+
 def test_a_network_that_is_down_is_reported_soon(stubbed: Callable[[str], Stubbed]) -> None:
-    """Without a network, the error comes after seconds, not minutes."""
+    """Without a network, the error comes after seconds, not minutes, and says that it may pass."""
     it = stubbed("lambda")
 
     def fail() -> None:
         raise botocore.exceptions.EndpointConnectionError(endpoint_url="https://lambda")
 
     it.aws._clients["lambda"] = PerProcess(fail)
-    with pytest.raises(InvocationError, match="check the network"):
+    with pytest.raises(InvocationThrottledError, match="check the network"):
         it.aws.invoke_async("f", b"{}")
     assert 0 < it.now <= 5
 

@@ -9,6 +9,7 @@ import logging
 import os
 import ssl
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -25,7 +26,7 @@ from pywren.aws import session as _aws_session
 from pywren.aws.errors import SetUpError
 from pywren.aws.requests import AWS
 from pywren.aws.session import make_session
-from pywren.exceptions import ConfigError, StorageSetupError
+from pywren.exceptions import ConfigError, InvocationThrottledError, StorageSetupError
 from pywren.storage.s3_backend import S3Backend
 
 REGION = "us-west-2"
@@ -435,6 +436,35 @@ def test_deleting_on_a_server_that_wants_content_md5(monkeypatch: pytest.MonkeyP
         backend.delete(["a", "b"])
         backend.close()
         assert b"<Key>a</Key>" in server.asked[0][2]  # type: ignore[attr-defined]
+
+
+# -- who paces invocations -------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("account")
+@pytest.mark.parametrize(
+    ("status", "code"), [(429, "TooManyRequestsException"), (503, "ServiceUnavailable"), (500, "ServiceException")]
+)
+def test_botocore_does_not_repeat_a_throttled_invocation(
+    monkeypatch: pytest.MonkeyPatch, status: int, code: str
+) -> None:
+    """One refusal costs one request and no pause. Other requests are repeated as before."""
+    seen = []
+
+    def busy(headers: Any, body: bytes) -> tuple[int, bytes]:
+        seen.append(headers.get("X-Amz-Invocation-Type"))
+        return status, json.dumps({"Type": "User", "message": "busy", "__type": code}).encode()
+
+    with serving(answer=busy) as server, closing(AWS(REGION)) as aws:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        began = time.monotonic()
+        with pytest.raises(InvocationThrottledError):
+            aws.invoke_async("f", b"{}")
+        assert seen == ["Event"]
+        assert time.monotonic() - began < 5
+        with pytest.raises(Exception, match="Invoke"):
+            aws.client("lambda").invoke(FunctionName="f", Payload=b"{}")
+        assert len(seen) == 4
 
 
 # -- what logs show ------------------------------------------------------------------------------------------

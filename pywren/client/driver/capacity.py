@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from pywren.client.driver.policy import Policy
-from pywren.client.driver.record import CallsetRecord
+from pywren.client.driver.record import CallsetRecord, Phase
+
+USUAL_CONCURRENCY = 1000
+"""The concurrency of an account unless it was changed (AWS Lambda quotas, 2026)."""
+
+SETTLING = 10.0
+"""Seconds without a rise of the concurrency after which it counts as all that the service gives. Lambda adds up to
+1,000 environments of a function every 10 s (AWS Lambda Developer Guide, Scaling behavior, 2026)."""
+
+_UNLIMITED = 1 << 30
 
 
 class Room(NamedTuple):
@@ -28,4 +38,36 @@ def room(record: CallsetRecord, policy: Policy, now: float) -> Room:
     concurrency and the durations seen so far; before any are seen, at 1,000 (the concurrency of an account unless it
     was changed; AWS Lambda quotas, 2026) and ``policy.job_max_runtime``.
     """
-    raise NotImplementedError
+    queued = record.in_phase[Phase.SENDING] + record.in_phase[Phase.SENT]
+    least = Room(_UNLIMITED)
+    if policy.max_concurrency is not None:
+        # Attempts, not calls: a backup runs beside another attempt. The local pool does not report what starts.
+        running = max(len(record.running), record.in_phase[Phase.RUNNING])
+        calls = max(0, policy.max_concurrency - queued - running)
+        least = Room(calls, f"scheduler.max_concurrency is {policy.max_concurrency}")
+    if policy.event_age is not None:
+        rate = _starts_per_second(record, policy, now)
+        # One call may always wait there: otherwise nothing would ever show that the service has become faster.
+        calls = max(0, max(1, int(min(rate * policy.event_age / 2.0, _UNLIMITED))) - queued)
+        if calls < least.calls:
+            least = Room(calls, _too_slow(rate, policy.event_age) if calls == 0 else "")
+    return least
+
+
+def _starts_per_second(record: CallsetRecord, policy: Policy, now: float) -> float:
+    """Return how fast the service starts calls that wait there."""
+    ended = record.durations.count
+    longest = max(policy.job_max_runtime, 1.0)
+    duration = max(record.durations.sum / ended, 1e-3) if ended else longest
+    risen = record.first_accepted if math.isnan(record.peak_rose) else record.peak_rose
+    if ended + record.peak == 0 or now - risen < SETTLING:
+        return max(record.peak, USUAL_CONCURRENCY) / duration
+    # Short calls are not seen while they run. How many of them end in a second is seen.
+    return max(record.peak / duration, ended / max(1.0, now - record.first_accepted))
+
+
+def _too_slow(rate: float, event_age: float) -> str:
+    return (
+        f"the service starts about {rate * 3600.0:,.0f} calls an hour, and forgets calls that have waited for "
+        f"{event_age / 3600.0:g} hours"
+    )

@@ -188,6 +188,8 @@ class Driver:
             # its way already.
             if call.phase is Phase.SENDING and attempt is call.current:
                 self._record.move(call, Phase.SENT)
+            if not self._record.in_phase[Phase.HELD]:
+                self.changed.notify_all()  # for wait_until_invoked()
 
     def throttled(self, call_id: str, number: int) -> None:
         """Record that the service was too busy. The call goes back into the queue, and the attempt does not count."""
@@ -232,9 +234,21 @@ class Driver:
             }
 
     def holds_back(self) -> int:
-        """Return how many calls wait in the queue that were never invoked."""
+        """Return how many calls wait in the queue: never invoked, or to be invoked again."""
         with self._lock:
             return self._record.in_phase[Phase.HELD]
+
+    def never_invoked(self) -> int:
+        """Return how many calls wait in the queue that were never invoked."""
+        with self._lock:
+            if not self._record.in_phase[Phase.HELD]:
+                return 0
+            return sum(one.phase is Phase.HELD and not one.attempts for one in self._record.calls.values())
+
+    def wait_until_invoked(self, timeout: float | None) -> bool:
+        """Wait until every call was invoked. Return False if ``timeout``, in seconds, runs out first."""
+        with self._lock:
+            return self.changed.wait_for(lambda: not self.never_invoked(), timeout)
 
     def drop_held(self) -> list[str]:
         """Take all calls out of the queue that no attempt was ever made of, and return their ids."""
@@ -256,15 +270,21 @@ class Driver:
         with self._lock:
             call, attempt = self._find(call_id, number)
             self._note_start(call, attempt, started_at, where)
-            attempt.shown, attempt.suspected = self._now(), False
-            if call.phase in (Phase.SENDING, Phase.SENT):
+            if not math.isnan(attempt.ended) or call.phase is Phase.ENDED:
+                return  # its last beacon may still be in the storage
+            if attempt.suspected:
+                attempt.suspected, attempt.cause = False, None
+            attempt.shown = self._now()
+            # A call that is held because this attempt was suspected needs no other; one that is held for a backup does.
+            if not (call.phase is Phase.HELD and call.backup):
                 self._record.move(call, Phase.RUNNING)
 
     def ended(self, call_id: str, number: int, started_at: float | None, where: str, *, failed: bool) -> None:
         """Record that a call has its outcome: a value, or an error that counts."""
         with self._lock:
             call, attempt = self._find(call_id, number)
-            self._note_start(call, attempt, started_at, where)
+            if started_at is not None or not failed:
+                self._note_start(call, attempt, started_at, where)
             if math.isnan(attempt.ended):
                 attempt.ended = self._now()
             self._record.note_end(call, attempt)
@@ -326,6 +346,11 @@ class Driver:
         with self._lock:
             return self._record.counts()
 
+    def count_accepted(self) -> int:
+        """Return how many calls the service has accepted, whatever became of them."""
+        with self._lock:
+            return sum(any(not math.isnan(one.sent) for one in call.attempts) for call in self._record.calls.values())
+
     def attempts(self, call_id: str) -> tuple[Attempt, ...]:
         """Return the attempts of a call that the service has accepted, in order."""
         with self._lock:
@@ -359,9 +384,8 @@ class Driver:
 
     def _note_start(self, call: CallRecord, attempt: AttemptRecord, started_at: float | None, where: str) -> None:
         attempt.where = where or attempt.where
-        if attempt.started_at is None and started_at is not None:
-            attempt.started_at = started_at
-            self._record.note_start(call, attempt)
+        attempt.started_at = started_at if attempt.started_at is None else attempt.started_at
+        self._record.note_start(call, attempt, self._now())
 
     def _close(self, call: CallRecord, attempt: AttemptRecord, cause: Cause, text: str) -> None:
         attempt.ended, attempt.cause, attempt.error = self._now(), cause, text

@@ -16,10 +16,12 @@ WINDOW = 1.0
 
 _BELOW = 0.9  # after a refusal: this part of the rate that the service has accepted
 _ALL_REFUSED = 0.25  # after a window in which nothing was accepted: this part of the rate
-_STEP = 0.05  # the first increase; it doubles with every window without a refusal
+_STEP = 0.05  # the increase near what the service is known to accept
+_BEYOND = 1.25  # how many times that the rate exceeds it where the increase doubles with every window
+_FEW = 10  # answers that a window needs, unless the rate allows fewer
 _ENOUGH = 20  # refusals that decide before the window is over, if they outnumber what was accepted
 _BURST = 0.1  # seconds of invocations that a thread that woke up late may catch up
-_HELPED = 0.8  # a decrease that left more than this part of the refusals did not cause them to go
+_SAME = (0.7, 1.5)  # a decrease between whose refusals before and after is such a ratio did not help
 _MOST_TOLERATED = 0.4  # the greatest share of refusals that is taken for independent of the rate
 
 
@@ -38,7 +40,7 @@ class Pace:
         self._next = -math.inf  # when the next invocation may be made
         self._accepted = self._throttled = 0  # in this window
         self._opened = math.nan  # when this window began
-        self._clean = 0  # windows without a refusal since the last
+        self._clean = 0  # windows beyond what was known, since the last decrease
         self._known = math.inf  # what the service accepted when it last refused
         self._tolerated = 0.0  # the share of refusals that the rate does not influence
         self._before: tuple[float, float] | None = None  # the rate and the share before the last decrease
@@ -64,36 +66,49 @@ class Pace:
         """Change the rate if the window is over, and open the next one."""
         if math.isnan(self._opened):
             self._opened = now
-        lasted = now - self._opened
-        early = self._throttled >= _ENOUGH and self._throttled > self._accepted
-        if lasted < WINDOW and not (early and lasted > 0.0):
+        lasted, answers = now - self._opened, self._accepted + self._throttled
+        early = self._throttled >= _ENOUGH and self._throttled > self._accepted and lasted > 0.0
+        # A program that invokes little has to wait longer for as many answers.
+        if not early and (lasted < WINDOW or answers < min(_FEW, self.rate * WINDOW / 2.0)):
             return
         accepted, throttled = self._accepted, self._throttled
         self._opened, self._accepted, self._throttled = now, 0, 0
-        share = throttled / max(1, accepted + throttled)
-        if share > self._tolerated:
-            self._slower(accepted, throttled, share, lasted)
+        expected = self._tolerated * answers
+        if throttled > expected + 2.0 * math.sqrt(expected * (1.0 - self._tolerated)):  # two standard deviations
+            self._slower(accepted, throttled, lasted)
         elif accepted:
             self._faster(throttled)
 
-    def _slower(self, accepted: int, throttled: int, share: float, lasted: float) -> None:
+    def _slower(self, accepted: int, throttled: int, lasted: float) -> None:
         self._clean = 0
+        answers = accepted + throttled
+        share = throttled / answers
         # An unlimited rate is replaced by the one that was reached.
-        rate = min(self.rate, (accepted + throttled) / lasted)
+        rate = self.rate if math.isfinite(self.rate) else max(answers / lasted, _FEW)
         before, self._before = self._before, (rate, share)
-        if before and accepted + throttled >= _ENOUGH and before[1] * _HELPED < share <= _MOST_TOLERATED:
+        if before and answers >= _ENOUGH and share <= _MOST_TOLERATED and _SAME[0] < share / before[1] < _SAME[1]:
             self.rate, self._tolerated, self._before = max(rate, before[0]), share * 1.25, None
             return
         self._tolerated = 0.0
-        if accepted:
+        if not accepted:
+            rate *= _ALL_REFUSED
+        elif answers / lasted < rate / 2.0:
+            rate *= 1.0 - share / 2.0  # the program did not use the rate, so what was accepted shows no limit
+        else:
             self._known = accepted / lasted
-        self.rate = max(SLOWEST, min(rate, _BELOW * self._known) if accepted else _ALL_REFUSED * rate)
+            rate = min(rate, _BELOW * self._known)
+        self.rate = max(SLOWEST, rate)
 
     def _faster(self, throttled: int) -> None:
-        self._clean += 1
         if not throttled:
             self._tolerated /= 2.0
             self._before = None
-        # Far below what the service has accepted before, the rate doubles, as in TCP's slow start.
-        step = 1.0 if self.rate < self._known / 2.0 else min(1.0, _STEP * 2.0 ** min(self._clean - 1, 8))
+        # Far below what the service has accepted before, the rate doubles, as in TCP's slow start; near that, it grows
+        # slowly; beyond, faster and faster, because the limit has been raised.
+        step = _STEP
+        if self.rate < self._known / 2.0:
+            step = 1.0
+        elif self.rate > self._known * _BEYOND:
+            self._clean += 1
+            step = min(1.0, _STEP * 2.0 ** min(self._clean, 8))
         self.rate *= 1.0 + step

@@ -79,11 +79,11 @@ def _may_repeat(call: CallRecord, attempt: AttemptRecord, wanted: bool, policy: 
 
 
 def _delay(call: CallRecord, attempt: AttemptRecord, policy: Policy, jitter: float) -> float:
-    if attempt.cause in NEVER_RAN:
-        return 0.0  # it has waited for long enough
-    failures = call.count(_FAILED | TAKEN_AWAY)
-    if failures == 1 and attempt.cause in TAKEN_AWAY and not policy.may_lose_calls:
-        return 0.0  # on this machine, and from a queue, one dead worker says nothing about the next
+    failures = sum(one.cause is not None for one in call.attempts)
+    # A call that was dropped has waited for long enough. On this machine, and where a queue keeps every call, one dead
+    # worker says nothing about the next. On Lambda many may die at once, with what they depend on.
+    if failures == 1 and (attempt.cause in NEVER_RAN or (attempt.cause in TAKEN_AWAY and not policy.may_lose_calls)):
+        return 0.0
     # The exponent is bounded: a float cannot hold 2.0 ** 1024.
     longest = min(LONGEST_DELAY, SHORTEST_DELAY * 2.0 ** min(failures - 1, 16))
     return longest * (1.0 + jitter) / 2.0

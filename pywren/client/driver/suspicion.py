@@ -1,15 +1,25 @@
 """``suspects``: which attempts were probably lost. A pure function of what is known of the whole callset.
 
 A suspicion never ends a call. It only starts another attempt; the result of the suspected one would still count.
+
+An attempt that waits may have been dropped, or it may wait its turn. What tells them apart:
+
+- *Overtaken*: most of the attempts that were accepted between it and the newest one that has started have started or
+  ended too. It was dropped, unless the service takes calls in another order than that of their acceptance. Then the
+  waits of those that do start are long as well, and so is the usual wait.
+- *Alone*: nothing that was accepted later has started, or only little of it. It is repeated unless it may be in a
+  queue: the service is full, or starts are still being seen. Few such repeats are made; the first of them that starts
+  makes all that were dropped before it overtaken.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from pywren.client.driver.policy import Policy
-from pywren.client.driver.record import AttemptRecord, CallRecord, CallsetRecord
+from pywren.client.driver.record import USUAL, AttemptRecord, CallRecord, CallsetRecord, Phase
 from pywren.wire.cause import Cause
 
 SHORTEST = 10.0
@@ -18,8 +28,20 @@ SHORTEST = 10.0
 USUAL_WAITS = 3.0
 """How many times the usual wait an attempt may wait before it is suspected."""
 
+ENOUGH_WAITS = 100
+"""Waits that show how different waits are."""
+
 BEACON_STOPPED = 75.0
 """Seconds without a beacon after which a worker counts as vanished: two beacons are missing, and some more."""
+
+MOST_REPEATED = 10
+SHARE_REPEATED = 0.1
+"""How many calls that were suspected may be without a sign of life: this many, or this share of the outstanding calls.
+If that many repeats do not start either, the service is slow, and more repeats would only make it slower."""
+
+LONGEST_REQUEUE = 300.0
+"""The most seconds until Lambda tries again to start a call that it could not start because the account was full. The
+time doubles from 1 s on (AWS Lambda Developer Guide, Asynchronous invocation, 2026)."""
 
 
 class Suspect(NamedTuple):
@@ -33,10 +55,138 @@ class Suspect(NamedTuple):
 def suspects(record: CallsetRecord, policy: Policy, now: float) -> Sequence[Suspect]:
     """Return the attempts to suspect now. The caller marks them as suspected and decides with ``retrying.after``.
 
+    The record remembers them; each is returned once, and again only after its worker has shown itself.
+
     Args:
         record: the callset. Everything that a poll found must have been entered before.
         policy: what is allowed. Nothing is suspected if ``retries`` is 0; nothing is dropped by a service that does not
             lose calls.
         now: the observed time.
     """
-    raise NotImplementedError
+    record.note_look(now)
+    if policy.retries == 0:
+        return []
+    found = _vanished(record, now)
+    if policy.may_lose_calls:
+        found += _dropped(record, now)
+    for call, attempt, cause in found:
+        record.note_suspected(call, attempt, cause)
+    return found
+
+
+def _vanished(record: CallsetRecord, now: float) -> list[Suspect]:
+    last = now - BEACON_STOPPED
+    return [Suspect(call, one, Cause.VANISHED) for one, call in record.running.items() if one.shown < last]
+
+
+def _dropped(record: CallsetRecord, now: float) -> list[Suspect]:
+    # The waiting attempts are in the order of their acceptance.
+    oldest = next(iter(record.waiting), None)
+    if oldest is None or now - oldest.sent < SHORTEST:
+        return []
+    bound = _bound(record)
+    outstanding = len(record.calls) - record.in_phase[Phase.ENDED]
+    most = max(MOST_REPEATED, int(SHARE_REPEATED * outstanding))
+    alone = _Alone(record, now, bound, oldest)
+    found = _dropped_again(record, now, bound, alone)
+    if len(record.repeated) < most and now - oldest.sent >= bound:
+        found += _dropped_first(record, now, bound, alone, most)
+    return found
+
+
+def _dropped_again(record: CallsetRecord, now: float, bound: float, alone: _Alone) -> list[Suspect]:
+    """Return attempts of calls that were suspected before, and gave no sign of life since."""
+    newest = max(record.newest_started, record.newest_repeat)
+    found = []
+    for place, call in enumerate(record.repeated):
+        attempt = call.current
+        if attempt is None or attempt not in record.waiting or now - attempt.sent < _bound_of(record, call, bound):
+            continue
+        # If nothing starts, one call that is invoked again and again shows as well as ten when that changes.
+        if attempt.order < newest or (alone.most and place == 0):
+            found.append(Suspect(call, attempt, Cause.DROPPED))
+    return found
+
+
+def _dropped_first(record: CallsetRecord, now: float, bound: float, alone: _Alone, most: int) -> list[Suspect]:
+    # How many attempts wait that are newer than everything that has started.
+    newer = 0
+    for one in reversed(record.waiting):
+        if one.order < record.newest_started:
+            break
+        newer += 1
+    found: list[Suspect] = []
+    repeated = len(record.repeated)
+    for place, (attempt, call) in enumerate(record.waiting.items(), 1):
+        if now - attempt.sent < bound or repeated >= most:
+            break
+        if call in record.repeated or now - attempt.sent < _bound_of(record, call, bound):
+            continue
+        between = record.newest_started - attempt.order
+        if _is_overtaken(between, len(record.waiting) - place - newer) or alone.allows(attempt, repeated):
+            found.append(Suspect(call, attempt, Cause.DROPPED))
+            repeated += 1
+        elif attempt.order > max(record.newest_started, record.newest_repeat) and repeated >= alone.most:
+            break  # what follows is newer still
+    return found
+
+
+def _bound(record: CallsetRecord) -> float:
+    """Return for how many seconds an attempt may wait before it is suspected for the first time."""
+    shortest, longest, count = record.usual_waits()
+    wait = USUAL_WAITS * longest
+    if count >= ENOUGH_WAITS:
+        # Where all wait about as long as each other, as in a queue that keeps its order, less is enough.
+        wait = min(wait, longest + USUAL_WAITS * (longest - shortest) + SHORTEST)
+    return max(SHORTEST, wait)
+
+
+def _bound_of(record: CallsetRecord, call: CallRecord, bound: float) -> float:
+    """Return the bound of a call: three times as much with each suspicion.
+
+    While most repeats do start, before the attempts that they repeat, the service loses calls and is not slow. Then the
+    bound follows from how long those repeats have waited, and grows by a half.
+    """
+    suspicions = min(call.count((Cause.DROPPED,)), 16) if len(call.attempts) > 1 else 0
+    if suspicions == 0:
+        return bound
+    if record.proven > 2 * len(record.repeated):
+        return max(SHORTEST, USUAL_WAITS * record.repeat_waits.quantile(USUAL)) * float(1.5**suspicions)
+    return bound * float(3.0**suspicions)
+
+
+def _is_overtaken(between: int, waiting: int) -> bool:
+    """Tell whether most of the attempts between one and the newest that has started do not wait any more."""
+    return between > 0 and waiting * 2 < between
+
+
+class _Alone:
+    """Whether, and how many, attempts are repeated that were not overtaken by most of the others.
+
+    ``most`` is how many such calls may be without a sign of life; 0 if those that wait may be in a queue.
+    """
+
+    def __init__(self, record: CallsetRecord, now: float, bound: float, oldest: AttemptRecord) -> None:
+        self._record, self._now = record, now
+        starting = now - record.last_start < SHORTEST
+        full = now - record.last_full < SHORTEST
+        # One; two when even they have waited for twice the bound; and so on.
+        most = 1 << max(0, int((now - oldest.sent) / bound).bit_length() - 1)
+        if record.peak:
+            most = max(1, min(most, record.peak - len(record.running)))
+        self.most = 0 if starting or full else most
+
+    def allows(self, attempt: AttemptRecord, repeated: int) -> bool:
+        record = self._record
+        # Repeats have overtaken their first attempts, and this attempt too.
+        behind = attempt.order < record.newest_repeat and repeated < 2 * record.proven
+        if repeated >= self.most and not behind:
+            return False
+        # Lambda puts a call that it cannot start aside, for about as long as the call has waited so far. One call is
+        # tried all the same: the account may never have been full.
+        full = record.last_full
+        return (
+            math.isnan(full)
+            or repeated + record.proven == 0
+            or self._now >= full + min(LONGEST_REQUEUE, max(0.0, full - attempt.sent)) + SHORTEST
+        )

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
+import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from pywren.exceptions import ArgumentError
 
 _TIMES_TO_KILL = ("start", "running", "before_response")
+_CALLERS = ("client", "function")
 
 
 def _is_number(value: object) -> bool:
@@ -24,19 +26,29 @@ class Fault:
     Args:
         share: the share of occasions on which the fault strikes, 0 to 1.
         most: the maximum number of times that the fault strikes; ``None`` for no limit.
+        seconds: how long the fault can strike, from the moment when the faults are set; ``None`` for no limit.
+        caller: whose requests the fault can strike: ``client`` or ``function``; ``None`` for both. Only the faults of
+            requests have a caller.
 
     Raises:
-        ArgumentError: the share is not between 0 and 1, or ``most`` is not a whole number of at least 0.
+        ArgumentError: the share is not between 0 and 1, ``most`` is not a whole number of at least 0, ``seconds`` is
+            negative, or ``caller`` is unknown.
     """
 
     share: float = 1.0
     most: int | None = None
+    seconds: float | None = None
+    caller: str | None = None
 
     def __post_init__(self) -> None:
         if not _is_number(self.share) or not 0 <= self.share <= 1:
             raise ArgumentError(f"the share of a fault must be a number from 0 to 1, not {self.share!r}")
         if self.most is not None and (not _is_number(self.most) or self.most < 0 or self.most != int(self.most)):
             raise ArgumentError(f"most must be a whole number or None, not {self.most!r}")
+        if self.seconds is not None and (not _is_number(self.seconds) or not self.seconds >= 0):
+            raise ArgumentError(f"seconds must be a number of at least 0 or None, not {self.seconds!r}")
+        if self.caller is not None and self.caller not in _CALLERS:
+            raise ArgumentError(f"caller must be {' or '.join(_CALLERS)} or None, not {self.caller!r}")
 
 
 NEVER = Fault(share=0.0)
@@ -58,6 +70,10 @@ class Faults:
         throttle_invoke: ``Invoke`` answers 429 ``TooManyRequestsException``.
         fail_invoke: ``Invoke`` answers 500 ``ServiceException``.
         slow_down_s3: a request to S3 answers 503 ``SlowDown`` and does nothing.
+        fail_s3: a request to S3 answers 500 ``InternalError`` and does nothing.
+        lose_s3: the connection of a request to S3 ends without an answer, and the request does nothing.
+        expired_token: requests with this session token are refused with ``ExpiredToken``, as if the credentials had
+            expired; ``""`` for none.
         invoke_latency: seconds added to every ``Invoke``.
         cold_start_latency: seconds added to every cold start.
         s3_latency: seconds added to every request to S3.
@@ -74,6 +90,9 @@ class Faults:
     throttle_invoke: Fault = NEVER
     fail_invoke: Fault = NEVER
     slow_down_s3: Fault = NEVER
+    fail_s3: Fault = NEVER
+    lose_s3: Fault = NEVER
+    expired_token: str = ""
     invoke_latency: float = 0.0
     cold_start_latency: float = 0.0
     s3_latency: float = 0.0
@@ -86,6 +105,11 @@ class Faults:
         for name in _KINDS:
             if not isinstance(getattr(self, name), Fault):
                 raise ArgumentError(f"{name} must be a Fault, such as Fault(share=0.1), not {getattr(self, name)!r}")
+        for name in _OF_EVENTS:
+            if getattr(self, name).caller is not None:
+                raise ArgumentError(f"{name} has no caller: it is a fault of events, not of requests")
+        if not isinstance(self.expired_token, str):
+            raise ArgumentError(f"expired_token must be a string, not {self.expired_token!r}")
         for name in _LATENCIES:
             seconds = getattr(self, name)
             if not _is_number(seconds) or not 0 <= seconds < float("inf"):
@@ -111,12 +135,14 @@ class Faults:
 _NAMES = tuple(field.name for field in fields(Faults))
 _LATENCIES = tuple(name for name in _NAMES if name.endswith("_latency"))
 _KINDS = tuple(field.name for field in fields(Faults) if field.default is NEVER)
+_OF_EVENTS = ("kill_container", "drop_event", "repeat_event")
+_FIELDS_OF_FAULT = tuple(field.name for field in fields(Fault))
 
 
 def _decode_fault(name: str, value: Any) -> Fault:
     if not isinstance(value, Mapping):
-        raise ArgumentError(f"{name} must be an object with share and most, not {value!r}")
-    _check_names(value, ("share", "most"), name)
+        raise ArgumentError(f"{name} must be an object with {', '.join(_FIELDS_OF_FAULT)}, not {value!r}")
+    _check_names(value, _FIELDS_OF_FAULT, name)
     return Fault(**value)
 
 
@@ -133,20 +159,29 @@ class FaultPlan:
 
     Args:
         faults: the faults that the user set.
+        clock: returns seconds; by default those of a monotonic clock.
     """
 
-    def __init__(self, faults: Faults) -> None:
+    def __init__(self, faults: Faults, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.faults = faults
+        self._clock = clock
+        self._set_at = clock()
         self._occasions: Counter[str] = Counter()
         self._strikes: Counter[str] = Counter()
 
-    def strikes(self, kind: str) -> bool:
-        """Tell whether a fault strikes now; ``kind`` is the name of a field of ``Faults``.
+    def strikes(self, kind: str, caller: str = "") -> bool:
+        """Tell whether a fault strikes now.
 
-        The plan counts strikes only to enforce ``most``; the caller must report them to ``Tally.fault``.
+        The plan counts strikes only to enforce ``most``; whoever asks must report them to ``Tally.fault``.
+
+        Args:
+            kind: the name of a field of ``Faults``.
+            caller: who made the request: ``client`` or ``function:NAME``.
         """
         fault: Fault = getattr(self.faults, kind)
-        if not fault.share:
+        if not fault.share or fault.caller not in (None, caller.partition(":")[0]):
+            return False
+        if fault.seconds is not None and self._clock() - self._set_at >= fault.seconds:
             return False
         occasion = self._occasions[kind]
         self._occasions[kind] += 1

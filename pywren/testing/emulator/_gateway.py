@@ -166,6 +166,8 @@ class Gateway:
         if caller is None:
             return self._refuse_stranger(request, scope)
         asked = _Asked(request, path, query, scope, caller)
+        if self._is_expired(request):
+            return self._count(asked, Operation(scope.service, "", {}), _expired(asked), b"")
         if scope.service == "s3":
             return await self._answer_s3(asked)
         return await self._answer_others(asked)
@@ -191,8 +193,13 @@ class Gateway:
         operation = asked.operation(b"")
         if self.plan.faults.s3_latency:
             await asyncio.sleep(self.plan.faults.s3_latency)
-        if self._strikes("slow_down_s3"):
+        if self._strikes("lose_s3", asked):
+            self._count(asked, operation, Exchange(web.Response(status=503), 0, 0), b"")
+            raise ConnectionResetError("a fault ends the connection")
+        if self._strikes("slow_down_s3", asked):
             exchange = _refused(asked, 503, "SlowDown", "Please reduce your request rate.")
+        elif self._strikes("fail_s3", asked):
+            exchange = _refused(asked, 500, "InternalError", "We encountered an internal error. Please try again.")
         elif not operation.name or operation.name in MISTAKEN:
             exchange = _refused(asked, 501, "NotImplemented", _not_there(asked, operation))
         else:
@@ -236,9 +243,9 @@ class Gateway:
         if operation.name == "Invoke":
             if faults.invoke_latency:
                 await asyncio.sleep(faults.invoke_latency)
-            if self._strikes("throttle_invoke"):
+            if self._strikes("throttle_invoke", asked):
                 return _refused_by_lambda("TooManyRequestsException", "Rate exceeded", "CallerRateLimitExceeded")
-            if self._strikes("fail_invoke"):
+            if self._strikes("fail_invoke", asked):
                 return _refused_by_lambda("ServiceException", "The Lambda service encountered an internal error.")
         answer = await self._functions.answer(operation, asked.query, request.headers, body, self.plan)
         return web.Response(status=answer.status, headers=answer.headers, body=answer.body)
@@ -268,8 +275,12 @@ class Gateway:
         )
         return exchange.response
 
-    def _strikes(self, kind: str) -> bool:
-        struck = self.plan.strikes(kind)
+    def _is_expired(self, request: web.BaseRequest) -> bool:
+        token = request.headers.get("X-Amz-Security-Token", "")
+        return bool(token) and token == self.plan.faults.expired_token
+
+    def _strikes(self, kind: str, asked: _Asked) -> bool:
+        struck = self.plan.strikes(kind, asked.caller)
         if struck:
             self._tally.fault(kind)
         return struck
@@ -322,6 +333,13 @@ class Gateway:
 def _refused(asked: _Asked, status: int, code: str, message: str) -> Exchange:
     response = _error(asked.request, asked.scope.service, status, code, message)
     return Exchange(response, 0, _size(response))
+
+
+def _expired(asked: _Asked) -> Exchange:
+    """Return the answer to a request whose credentials have expired, in the words of the service."""
+    if asked.scope.service == "s3":
+        return _refused(asked, 400, "ExpiredToken", "The provided token has expired.")
+    return _refused(asked, 403, "ExpiredTokenException", "The security token included in the request is expired")
 
 
 def _refused_by_lambda(code: str, message: str, reason: str = "") -> web.Response:

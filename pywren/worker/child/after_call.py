@@ -11,7 +11,7 @@ import signal
 import sys
 from typing import NoReturn
 
-from pywren.worker import call_resources
+from pywren.worker import call_resources, own_signals
 from pywren.worker.child.condition import Condition
 from pywren.worker.child.leftovers import leftovers
 from pywren.worker.child.output import Output
@@ -53,7 +53,7 @@ def end_process(error: BaseException, output: Output) -> NoReturn:
         output.flush()
         # With one thread the signal ends the process before this returns (kill(2)). Another thread may take it a moment
         # later, so the lines below must also be right.
-        os.kill(os.getpid(), signal.SIGINT)
+        own_signals.interrupt_itself()
     code = exit_code(error)
     output.flush()
     # Not ``sys.exit``: that would wait for the call's threads and run ``atexit`` functions, in a process that is past

@@ -23,7 +23,7 @@ import socket
 import sys
 from typing import NoReturn
 
-from pywren.worker import frames, process_tree
+from pywren.worker import frames, own_signals, process_tree
 from pywren.worker.child.after_call import end_process, what_is_left
 from pywren.worker.child.condition import Condition
 from pywren.worker.child.leftovers import watch_threads
@@ -81,6 +81,7 @@ class ForkLoop:
 
         # Before ``Condition``, which takes the present ``Thread.start`` for the right one.
         watch_threads(root)
+        own_signals.watch(root)
         self.condition = Condition()
         gc.collect()
         gc.freeze()  # otherwise a collection in a fork would copy every page with an object of the server
@@ -157,6 +158,7 @@ class ForkLoop:
     def _become_call(self, frame: Frame) -> NoReturn:
         call, out, err, status = frame.descriptors
         _setpgid(0, 0)
+        own_signals.watch_fork()
         # Before any of the user's code runs, the parent must know which process to kill: that code may kill the server.
         _report(status, os.getpid(), RUNNING)
         # The wake-up pipe is shared with the server: a SIGCHLD of this process would wake the server.
@@ -237,7 +239,7 @@ def _run_calls(channel: Channel, root: str, scratch: str, condition: Condition, 
             _exit(0)  # the user's function forked, and this is the second process to return
         # Thorough after each call: compared with the requests to the storage around a call, a tenth of a millisecond is
         # nothing.
-        is_sound = runner.condition.is_sound(thoroughly=True)
+        is_sound = runner.condition.is_sound(thoroughly=True) and not own_signals.is_marked()
         if not (result.begun or is_sound) and has_run:
             # An earlier call damaged the process: this call must run in another process.
             channel.send(frames.encode(frames.RESULT, flags=frames.NOT_BEGUN))

@@ -23,8 +23,9 @@ from pywren.system import private_names
 MOST_THREADS = 32
 """How many library threads may stay. More would mean that every call leaves some."""
 
-_STATES = 3  # samples of a thread's state; a thread is busy if all of them show it running
-_STATE_SECONDS = 0.002  # seconds between two samples
+_SAMPLE_SECONDS = 0.002  # seconds between two samples of a thread's state
+_BUSY_TICKS = 2  # clock ticks (10 ms) of CPU time that an idle worker does not use up on its way back to its queue
+_DOUBT_SECONDS = 0.5  # after this long a thread counts as busy: on a crowded machine it may not have got a processor
 
 # ``threading`` has its own reference to the second, so only code that starts threads without ``threading`` is recorded
 # there.
@@ -97,17 +98,27 @@ def _must_end(thread: threading.Thread) -> bool:
 
 
 def _is_busy(thread: threading.Thread) -> bool:
-    """Tell whether a thread keeps using a processor (Linux). This takes several samples of the thread's state."""
-    for _ in range(_STATES):
+    """Tell whether a thread keeps using a processor (Linux). This takes several samples of the thread's state.
+
+    A thread that sleeps in any sample is idle. Being runnable proves nothing on a crowded machine, where a thread that
+    has only a few steps to go waits for a processor; so a busy thread must have used some of one.
+    """
+    began, least = time.monotonic(), None
+    while time.monotonic() - began < _DOUBT_SECONDS:
         try:
             with open(f"/proc/self/task/{thread.native_id}/stat", "rb") as file:
-                if file.read().rpartition(b")")[2].split()[0] != b"R":
-                    return False
+                fields = file.read().rpartition(b")")[2].split()
         except OSError:
             return False  # the thread has just ended, or this is not Linux
+        if fields[0] != b"R":
+            return False
+        used = int(fields[11]) + int(fields[12])  # utime and stime, proc(5)
+        least = used if least is None else least
+        if used - least >= _BUSY_TICKS:
+            return True
         # This lets go of the GIL, so a busy Python thread can run. While this thread holds it, that one would only wait
         # (S).
-        time.sleep(_STATE_SECONDS)
+        time.sleep(_SAMPLE_SECONDS)
     return True
 
 

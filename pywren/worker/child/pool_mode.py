@@ -11,16 +11,18 @@ waits to be killed, so that the parent kills the child and everything below it t
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import pickle
 import select
 import signal
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from pywren.pickling.packed import Packed
-from pywren.worker import frames, process_tree
+from pywren.worker import frames, own_signals, process_tree
 from pywren.worker.child.after_call import end_process, what_is_left
 from pywren.worker.child.leftovers import watch_threads
 from pywren.worker.child.loaded_function import LoadedFunction
@@ -33,10 +35,11 @@ from pywren.worker.task import RunResult
 
 # The user's function may replace any of these under its public name.
 _loads = pickle.loads
-_exit, _getpid, _kill, _read, _pause = os._exit, os.getpid, os.kill, os.read, signal.pause
+_exit, _getpid, _read, _pause, _sleep = os._exit, os.getpid, os.read, signal.pause, time.sleep
 
 _NAMES = pickle.STACK_GLOBAL  # a pickle without this opcode contains only plain data: numbers, strings, lists and so on
 _NO_OUTPUT = ("", "")
+_MOST_SECONDS_TO_LIVE = 10.0  # for a process that its parent should kill
 
 
 class PoolChild:
@@ -54,6 +57,7 @@ class PoolChild:
         self.root = root
         self.output = Output(captured=True)
         watch_threads(root)
+        own_signals.watch(root)
         self.runner = TaskRunner(root, os.path.join(root, "scratch"))
         self.has_run = False
         self.functions: dict[int, LoadedFunction] = {}
@@ -79,9 +83,12 @@ class PoolChild:
             except OSError as error:
                 if error.errno != errno.EBADF:
                     raise
-                # The call closed descriptors of this process. The parent may notice the closed channel and kill this
-                # process before it reaches this line. End as if killed, so that the error is the same in both cases.
-                _kill(_getpid(), signal.SIGKILL)
+                # The call closed descriptors of this process. A channel that closes while this process lives on tells
+                # the parent so, and the parent kills this process, usually before it reaches this line.
+                with contextlib.suppress(OSError):
+                    self.channel.close()
+                _sleep(_MOST_SECONDS_TO_LIVE)
+                _exit(1)  # the parent is gone, and so may be the lifeline
 
     def _take_ticket(self) -> int:
         while True:
@@ -126,7 +133,7 @@ class PoolChild:
 
     def _end_call(self, ticket: int, result: RunResult) -> None:
         """Send a result, and prepare this process for the next call if it is fit to run one."""
-        is_sound = self._is_sound(result)
+        is_sound = self._is_sound(result) and not own_signals.is_marked()
         if not (result.begun or is_sound) and self.has_run:
             # An earlier call damaged the process: this call must run in another process.
             self.channel.send(frames.encode(frames.RESULT, flags=frames.NOT_BEGUN, number=ticket))

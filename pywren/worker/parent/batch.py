@@ -15,13 +15,15 @@ from pywren.pickling.packed import Packed
 from pywren.worker import frames
 from pywren.worker.frames import Outgoing, UnlinkedFile
 from pywren.worker.protocol import function_segments, packed_segments
-from pywren.worker.task import Function, RunResult
+from pywren.worker.task import Function, Repeat, Repeats, RunResult
 
 Entry = Any
 """An argument as it is sent to a child: the pickle, or ``(segments or (arena, offset, sizes), references)``."""
 
 OnStart = Callable[[int], None]
-OnResults = Callable[[list[tuple[int, RunResult]]], None]
+OnResults = Callable[[list[tuple[int, RunResult]]], Sequence[Repeat] | None]
+"""Gets results as they arrive, and returns the calls to run again, of those whose results are not final."""
+
 
 # Any thread takes the next key, without a lock: ``next`` of a count is one step in CPython.
 _keys = itertools.count(1)
@@ -48,6 +50,9 @@ class Batch:
         show_output: whether what these calls print is shown as it arrives.
         on_start: called with the index of a call that is running.
         on_results: called with results as they arrive.
+        repeats: which failed calls may run again.
+        most_processes: the most processes that hold calls of this batch at the same time; ``None`` for no limit.
+        on_tick: called again and again, with 0, as long as calls are outstanding; ``None`` if it is not needed.
     """
 
     def __init__(
@@ -60,6 +65,9 @@ class Batch:
         show_output: bool,
         on_start: OnStart | None,
         on_results: OnResults,
+        repeats: Repeats = Repeats.NEVER,
+        most_processes: int | None = None,
+        on_tick: OnStart | None = None,
     ) -> None:
         # The number is set by ``Ledger.add``, with the pool's lock held. Until then only the submitting thread has the
         # batch.
@@ -76,7 +84,14 @@ class Batch:
         self.arenas: list[Arena] = []
         self.done = bytearray()
         self.remaining = 0
+        self.repeats, self.most_processes = repeats, most_processes
         self.cancelled: set[int] = set()
+        # Failed calls whose results are with ``on_results``, which decides whether they run again. Each keeps its
+        # argument until then.
+        self.undecided: set[int] = set()
+        self.on_tick, self.ticks_at = on_tick, 0.0
+        # Calls that a second process has been given while the first had them. Their results say which process it was.
+        self.doubled: set[int] = set()
         self.collected: list[tuple[int, RunResult]] = []
         self._cursor = 0  # the first call that was never given to a child
         self._returned: deque[int] = deque()  # calls that were taken back from a child

@@ -9,8 +9,11 @@ child, and the calls of all other tickets have begun.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
-from pywren.worker import frames
+from pywren.wire.cause import Cause
+from pywren.wire.failure import Failure
+from pywren.worker import frames, memory
 from pywren.worker.frames import Frame
 from pywren.worker.parent.batch import Batch, OnStart
 from pywren.worker.parent.ledger import INDEX_MASK, Ledger, failed
@@ -18,8 +21,6 @@ from pywren.worker.parent.member import STALL_SECONDS, Member
 from pywren.worker.parent.members import Members
 from pywren.worker.protocol import TICKET_SHIFT, decode_result
 from pywren.worker.task import RunResult, cancelled_failure, crash_failure, timeout_failure
-
-_NEVER = float("inf")
 
 
 class Feeder:
@@ -33,6 +34,8 @@ class Feeder:
     def __init__(self, members: Members, ledger: Ledger) -> None:
         self._members = members
         self._ledger = ledger
+        # How many processes here had been killed for want of memory when a member last became ready, or died.
+        self._oom_kills = memory.oom_kills()
 
     # -- giving ------------------------------------------------------------------------------------------------
 
@@ -45,11 +48,13 @@ class Feeder:
         Returns:
             The calls that are running now and that have an ``on_start`` callback, for ``ledger.announce``.
         """
-        queue, members = self._ledger.queue, self._members
+        queue = self._ledger.queue
+        held_back: list[Batch] = []
         while queue:
             batch = queue[0]
             waiting = batch.waiting
             gave = False
+            members = self._members if batch.most_processes is None else self._usable(batch, batch.most_processes)
             share = -(-waiting // len(members)) if members else 0  # rounded up; no member gets what others could run
             # The least loaded comes first, so that a single call goes to an idle process and not behind a running call.
             for member in sorted(members, key=Member.load) if waiting else ():
@@ -63,8 +68,18 @@ class Feeder:
             if not waiting:
                 queue.popleft()  # the batch returns when calls are taken back (``Ledger.requeue``)
             elif not gave and batch.waiting:  # otherwise all waiting calls had been cancelled: go on to the next batch
-                break
+                if batch.most_processes is None:
+                    break
+                # The batches behind it may use the other processes.
+                held_back.append(queue.popleft())
+        queue.extendleft(reversed(held_back))
         return self._starts()
+
+    def _usable(self, batch: Batch, most: int) -> list[Member]:
+        """Return the members that may hold calls of a batch that must not use more than so many processes."""
+        # Its holders come first, and among the others the least loaded.
+        members = sorted(self._members, key=lambda member: (not member.holds(batch), member.load()))
+        return members[: max(most, len([member for member in members if member.holds(batch)]))]
 
     def _starts(self) -> list[tuple[OnStart, int]]:
         found = []
@@ -84,7 +99,7 @@ class Feeder:
         stalled = [member for member in self._members if member.could_share and now - member.last >= STALL_SECONDS]
         # While calls wait here, an idle member is given those by ``feed``. Taking others back then would only cost
         # time.
-        if not stalled or any(batch.waiting for batch in self._ledger.queue):
+        if not stalled or any(batch.waiting and batch.most_processes is None for batch in self._ledger.queue):
             return
         if self._members.has_idle():
             for member in stalled:
@@ -121,6 +136,7 @@ class Feeder:
         """Process one frame, and return how many calls it ends."""
         if frame.kind == frames.READY:
             self._members.note_ready(member)
+            self._oom_kills = memory.oom_kills()
             return 0
         ticket = frame.number
         if frame.kind != frames.RESULT or not member.tickets or member.tickets[0] != ticket:
@@ -133,16 +149,16 @@ class Feeder:
         if frame.flags & frames.NOT_BEGUN:
             self._ledger.requeue([ticket])  # an earlier call has damaged the process, so another one runs this call
         elif batch is not None:
-            self._ledger.finish(batch, ticket & INDEX_MASK, decode_result(frame, *member.shown_tails()))
+            self._finish(member, batch, ticket, decode_result(frame, *member.shown_tails()))
         if frame.flags & (frames.LEFTOVERS | frames.SPENT | frames.NOT_BEGUN):
             member.kill()
         return 1
 
-    def settle_dead(self, member: Member) -> int | None:
+    def settle_dead(self, member: Member) -> Failure:
         """Settle the calls of a process that has ended: those with results, the call that ran, and those that waited.
 
         Returns:
-            The exit code of the process.
+            The failure of the call that was running, or that would have been.
         """
         # The socket comes before the ticket pipe: what the child sent before it died can still be read, and those calls
         # have ended properly. Otherwise such a call would look like the one that ran at the crash.
@@ -153,48 +169,97 @@ class Feeder:
         member.dying = True
         # The child takes one ticket at a time, so at most the head is left here. More are left only if the user's code
         # has read from the pipe.
+        tails = member.tails()
+        failure = crash_failure(returncode, *tails, was_lost=member.closed_channel, by_itself=member.has_ended_itself())
+        if failure.cause is Cause.KILLED:
+            failure = memory.judge(failure, self._oom_kills) or failure
+            self._oom_kills = memory.oom_kills()
         if member.tickets:
-            self._end_head(member, returncode)
+            self._end_head(member, failure, tails)
         self._ledger.requeue([*member.tickets, *taken])
-        return returncode
+        return failure
 
-    def _end_head(self, member: Member, returncode: int | None) -> None:
+    def _end_head(self, member: Member, failure: Failure, tails: tuple[str, str]) -> None:
         """End the call that was running when its process ended."""
         ticket = member.tickets.popleft()
         ending, member.ending = member.ending, None
-        stdout, stderr = member.tails()
-        failure = crash_failure(returncode, stdout, stderr, was_lost=member.was_lost)
         if ending is not None and ending[0] == ticket:
             failure = ending[1]  # it died because its call was cancelled or timed out
         batch = self._ledger.batch_of(ticket)
         if batch is not None:
-            result = RunResult(None, None, failure=failure, returncode=returncode, stdout=stdout, stderr=stderr)
-            self._ledger.finish(batch, ticket & INDEX_MASK, result)
+            result = RunResult(
+                None, None, failure=failure, returncode=member.process.returncode, stdout=tails[0], stderr=tails[1],
+                info={"process": member.process.pid},
+            )  # fmt: skip
+            self._finish(member, batch, ticket, result)
+
+    def _finish(self, member: Member, batch: Batch, ticket: int, result: RunResult) -> None:
+        """Record a result that a process has brought."""
+        index = ticket & INDEX_MASK
+        if index not in batch.doubled:
+            self._ledger.finish(batch, index, result)
+            return
+        result = result._replace(info={**result.info, "process": member.process.pid})
+        self._ledger.finish(batch, index, result)
+        if batch.done[index]:
+            self._take_from(self._ledger.holders(ticket), ticket)
+
+    def _take_from(self, members: Iterable[Member], ticket: int) -> None:
+        """Have processes run a call no further, whose result is not needed any more."""
+        for member in members:
+            taken = member.take_back()
+            member.put_back([other for other in taken if other != ticket])
+            if ticket not in taken:  # it runs there
+                member.kill()
+
+    def back_up(self, batch: Batch, index: int, now: float) -> int | None:
+        """Give a call that one process has to an idle one, too. Return the id of that process; ``None`` if none can."""
+        if self._ledger.has_ended(batch, index) or index in batch.undecided or index in batch.cancelled:
+            return None
+        idle = next((member for member in self._members if member.idle), None)
+        if idle is None or len(self._ledger.holders(batch.number << TICKET_SHIFT | index)) != 1:
+            return None
+        batch.doubled.add(index)
+        idle.give(batch, [index], now)
+        return idle.process.pid
 
     # -- ending calls ------------------------------------------------------------------------------------------
 
-    def cancel(self, batch: Batch, index: int) -> bool:
+    def cancel(self, batch: Batch, index: int, *, running: bool = True) -> bool:
         """Cancel a call. Return whether the call is cancelled; False if it had already ended.
+
+        With ``running=False``, a call that has begun is left alone too.
 
         A waiting call is finished immediately. For a running call, the process is condemned; the call is finished when
         the process has died.
         """
         if self._ledger.has_ended(batch, index):
             return False
+        if index in batch.undecided:  # the callback that decides about it is running: ``Ledger._decide`` ends the call
+            batch.cancelled.add(index)
+            return True
         ticket = batch.number << TICKET_SHIFT | index
         holder = next((member for member in self._members if ticket in member.tickets), None)
-        running = False
+        begun = False
         if holder is not None:
             taken = holder.take_back()
             self.receive(holder)  # after the pipe was read, so that a result that arrived earlier is not lost
             if batch.done[index]:
                 holder.put_back(taken)
                 return False
+            if index in batch.undecided:  # its result was a failure
+                holder.put_back(taken)
+                batch.cancelled.add(index)
+                return True
             # The pipe is empty now, and this side is the only writer. So a ticket that is not among ``taken`` and has
             # no result is the one that the child has read.
-            running = ticket not in taken
+            begun = ticket not in taken
             holder.put_back([other for other in taken if other != ticket])
-        if holder is not None and running:
+            if begun and not running:
+                return False
+            # The other process, if the call is backed up.
+            self._take_from([other for other in self._ledger.holders(ticket) if other is not holder], ticket)
+        if holder is not None and begun:
             # Nothing short of SIGKILL ends a call for certain: C code does not return to the interpreter for a signal
             # handler. The calls that were put back are taken back again when the process is buried (``settle_dead``).
             holder.kill((ticket, cancelled_failure(running=True)))
@@ -224,8 +289,8 @@ class Feeder:
         return None if batch is None else batch.timeout
 
     def next_time(self) -> float:
-        """Return the monotonic time when the next call runs out of time or the next member counts as stalled."""
-        earliest = _NEVER
+        """Return the monotonic time when a call runs out of time or runs again, or a member counts as stalled."""
+        earliest = self._ledger.next_time()
         for member in self._members:
             if not member.tickets:
                 continue

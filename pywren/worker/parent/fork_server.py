@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from pywren.exceptions import ConfigError
+from pywren.wire.cause import Cause
 from pywren.wire.failure import Failure
 from pywren.worker.descriptors import wait_readable
 from pywren.worker.parent.forked_child import ForkedChild
@@ -112,7 +113,8 @@ class ForkServer:
             # Either the server is just ending, or the machine cannot start more processes and needs this pause.
             wait_readable(process.server.pidfd, _FORK_PAUSE_SECONDS)
         message = "no process could be forked for the call: the machine has run out of processes or memory"
-        return RunResult(None, None, failure=Failure("WorkerCrashedError", message, (None,)), returncode=None)
+        failure = Failure("WorkerCrashedError", message, (None,), Cause.WORKER_FAILED)
+        return RunResult(None, None, failure=failure, returncode=None)
 
     def _process(self, python: str | None, task: Task) -> ForkedChild | None:
         """Return a process that waits for calls of this function, or a new one; end those for other functions.

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 
 from pywren.wire.failure import Failure
-from pywren.worker import frames, process_tree
+from pywren.worker import frames, own_signals, process_tree
 from pywren.worker.descriptors import LONGEST_POLL, pipe, socket_pair, wait_readable
 from pywren.worker.directories import remove_directory
 from pywren.worker.frames import Channel, Frame
@@ -107,7 +107,8 @@ class ForkedChild:
         # is safe.
         if self.pid is None and self.failure is None:
             return None
-        failure = self.failure or crash_failure(self.returncode, stdout, stderr)
+        by_itself = own_signals.take_mark(self.server.root, self.pid)
+        failure = self.failure or crash_failure(self.returncode, stdout, stderr, by_itself=by_itself)
         return RunResult(None, None, failure=failure, returncode=self.returncode, stdout=stdout, stderr=stderr)
 
     def _send(self, task: Task) -> None:

@@ -7,19 +7,26 @@ place to the next in one step, so an error between two steps loses no result.
 
 from __future__ import annotations
 
+import heapq
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any
 
+from pywren.wire.cause import Cause
 from pywren.wire.failure import Failure
-from pywren.worker.parent.batch import Batch, OnResults, OnStart
+from pywren.worker.parent.batch import Batch, OnStart
+from pywren.worker.parent.member import Member
 from pywren.worker.parent.members import Members
 from pywren.worker.protocol import TICKET_SHIFT
-from pywren.worker.task import RunResult, cancelled_failure
+from pywren.worker.task import Repeat, RunResult, cancelled_failure
 
 logger = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.1
+"""Seconds between two calls of ``Batch.on_tick``."""
 
 INDEX_MASK = (1 << TICKET_SHIFT) - 1
 """The bits of a ticket that contain the index of the call in its batch."""
@@ -47,7 +54,11 @@ class Ledger:
         self._batches: dict[int, Batch] = {}
         self._numbers = 0
         self._touched: dict[int, Batch] = {}
-        self._collected: deque[tuple[OnResults, list[tuple[int, RunResult]]]] = deque()
+        self._collected: deque[tuple[Batch, list[tuple[int, RunResult]]]] = deque()
+        # Calls that run again later: ``(monotonic time, ticket)``, a heap.
+        self._delayed: list[tuple[float, int]] = []
+        self._ticking: list[Batch] = []
+        self._lock = lock
         # A condition on the pool's own lock: ``wait`` lets go of all levels of the reentrant lock while it sleeps, so
         # the pump can take its turns.
         self._finished = threading.Condition(lock)
@@ -62,6 +73,9 @@ class Ledger:
             arena.number = self._numbers
         self.outstanding += batch.remaining
         if batch.remaining:
+            if batch.on_tick is not None:
+                batch.ticks_at = time.monotonic() + TICK_SECONDS
+                self._ticking.append(batch)
             self._batches[batch.number] = batch
             self.queue.append(batch)
 
@@ -95,14 +109,22 @@ class Ledger:
         if index in batch.cancelled and result.failure is None:
             # ``cancel`` reported the call as cancelled before its result arrived.
             result = failed(cancelled_failure(running=True))
+        batch.collected.append((index, result))
+        self._touched[batch.number] = batch
+        if not result.success and batch.repeats.includes(result):
+            batch.undecided.add(index)  # until ``hand_over``, it counts as outstanding, and keeps its argument
+        else:
+            self._release(batch, index)
+
+    def _release(self, batch: Batch, index: int) -> None:
+        """Let go of a call whose result is final."""
         batch.done[index] = 1
+        batch.undecided.discard(index)
         # Find the arena first: only the entry, which is dropped next, leads to it.
         arena = batch.arena_of(index) if batch.arenas else None
         batch.entries[index] = None  # the argument may be big
-        batch.collected.append((index, result))
         batch.remaining -= 1
         self.outstanding -= 1
-        self._touched[batch.number] = batch
         if arena is not None:
             arena.calls -= 1
             if not arena.calls:
@@ -113,12 +135,16 @@ class Ledger:
                     member.forget_arena(arena.number)
         if not batch.remaining:
             del self._batches[batch.number]
+            if batch in self._ticking:
+                self._ticking.remove(batch)
             for member in self._members:
                 member.forget(batch)
             self.ended_at = time.monotonic()
 
     def fail_all(self, failure: Failure) -> None:
-        """Give every call that has no result a failure as its result."""
+        """Give every call that has no result a failure as its result, which is final."""
+        if failure.cause is not Cause.CANCELLED:
+            failure = failure._replace(cause=Cause.REFUSED)
         # A copy, because ``finish`` removes a batch with its last call.
         for batch in list(self._batches.values()):
             for index in range(len(batch.done)):
@@ -135,22 +161,73 @@ class Ledger:
         """Prepare the results that have arrived for ``hand_over``. After that, no error can lose these results."""
         for batch in self._touched.values():
             # The list itself moves. The batch gets a new one, because ``hand_over`` reads the old one without the lock.
-            self._collected.append((batch.on_results, batch.collected))
+            self._collected.append((batch, batch.collected))
             batch.collected = []
         self._touched.clear()
 
-    def hand_over(self) -> None:
-        """Pass the collected results to their callbacks. Only the pump calls this method, without the lock."""
+    def hand_over(self) -> bool:
+        """Pass the collected results to their callbacks. Only the pump calls this method, without the lock.
+
+        Returns:
+            Whether the callbacks have decided about calls that may run again, so that another turn is due.
+        """
+        has_decided = False
         # No lock: popleft() is atomic. A pump that is ending may still be here when its successor comes; each result is
         # handed over by one of the two.
         while True:
             try:
-                results = (
-                    self._collected.popleft()
-                )  # before the call: a callback that raises loses only its own results
+                # Before the call: a callback that raises loses only its own results.
+                batch, results = self._collected.popleft()
             except IndexError:
-                return
-            _call_back(*results)
+                return has_decided
+            again: Sequence[Repeat] = _call_back(batch.on_results, results) or ()
+            if batch.undecided:  # read without the lock: only this thread removes the calls of ``results`` from it
+                with self._lock:
+                    self._decide(batch, results, again)
+                has_decided = True
+
+    def _decide(self, batch: Batch, results: Sequence[tuple[int, RunResult]], again: Sequence[Repeat]) -> None:
+        """Queue the calls of ``again``, and let go of the others whose results are in ``results``."""
+        now = time.monotonic()
+        repeated = {index: now + delay for index, delay in again}
+        for index, _ in results:
+            # While the callback ran, ``fail_all`` may have ended the call.
+            if index not in batch.undecided:
+                continue
+            batch.undecided.discard(index)
+            if index not in repeated:
+                # Another process may still have the call (``Feeder.back_up``): then this attempt was not the last one.
+                if index not in batch.doubled or not self.holders(batch.number << TICKET_SHIFT | index):
+                    self._release(batch, index)
+            elif index in batch.cancelled:
+                self.finish(batch, index, failed(cancelled_failure(running=False)))
+            else:
+                heapq.heappush(self._delayed, (repeated[index], batch.number << TICKET_SHIFT | index))
+
+    def holders(self, ticket: int) -> list[Member]:
+        """Return the processes that hold a call: none, one, or two if the call is backed up."""
+        return [member for member in self._members if ticket in member.tickets]
+
+    # -- calls that run again ----------------------------------------------------------------------------------
+
+    def next_time(self) -> float:
+        """Return the monotonic time when the next call is to run again, or the next tick is due; infinity if none."""
+        times = [batch.ticks_at for batch in self._ticking]
+        return min([*times, self._delayed[0][0]]) if self._delayed else min(times, default=float("inf"))
+
+    def ticks(self, now: float) -> list[tuple[OnStart, int]]:
+        """Return the ``on_tick`` callbacks that are due, for ``announce``."""
+        found: list[tuple[OnStart, int]] = []
+        for batch in self._ticking:
+            if now >= batch.ticks_at and batch.on_tick is not None:
+                batch.ticks_at = now + TICK_SECONDS
+                found.append((batch.on_tick, 0))
+        return found
+
+    def requeue_due(self, now: float) -> None:
+        """Queue the calls that are to run again by now."""
+        while self._delayed and self._delayed[0][0] <= now:
+            self.requeue([heapq.heappop(self._delayed)[1]])
 
     # -- waiting for all ---------------------------------------------------------------------------------------
 
@@ -182,10 +259,11 @@ def announce(starts: Sequence[tuple[OnStart, int]]) -> None:
         _call_back(on_start, index)
 
 
-def _call_back(function: Callable[..., None], argument: object) -> None:
+def _call_back(function: Callable[..., Any], argument: object) -> Any:
     try:
         # No lock is held here: the callback may submit, cancel or close the pool, and may take locks of the program.
-        function(argument)
+        return function(argument)
     except Exception:
         # The pump serves every executor: a mistake in one executor's callback must not end the calls of the others.
         logger.exception("a callback of the local pool raised")
+        return None

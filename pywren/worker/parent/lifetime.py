@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import sys
 import time
 from typing import Protocol
 
@@ -98,13 +97,8 @@ def forget_closed() -> None:
 def end_with_multiprocessing() -> None:
     """In a process of multiprocessing, end pools by a finalizer, because such a process skips ``atexit`` functions."""
     global _ends_with_multiprocessing
-    if _ends_with_multiprocessing or "multiprocessing.process" not in sys.modules:
-        return
-    # Checked with each start of the pump, not on import: a program may import multiprocessing after pywren.
-    from multiprocessing.process import parent_process
-
-    # Only a process that multiprocessing has made has a parent process. In the main process ``atexit`` does this.
-    if parent_process() is not None:
+    # Checked with each start of the pump, not on import. In the main process ``atexit`` does this.
+    if not _ends_with_multiprocessing and shutdown.is_process_of_multiprocessing():
         from multiprocessing.util import Finalize
 
         _ends_with_multiprocessing = True
@@ -113,7 +107,7 @@ def end_with_multiprocessing() -> None:
 
 
 def _at_exit() -> None:
-    shutdown.begin()  # needed because a process of multiprocessing skips the atexit functions
+    shutdown.finish()  # needed because a process of multiprocessing skips the atexit functions
     # No lock guards the set: each operation on it is one step, and a pool that is made from now on is refused
     # (``shutdown.require_running``).
     for pool in list(_open):  # a copy, because closing a pool removes it from the set

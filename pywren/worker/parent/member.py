@@ -16,7 +16,7 @@ from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 
 from pywren.wire.failure import Failure
-from pywren.worker import frames
+from pywren.worker import frames, own_signals
 from pywren.worker.descriptors import pipe
 from pywren.worker.frames import UnlinkedFile
 from pywren.worker.parent.batch import Batch
@@ -53,6 +53,7 @@ class Member:
         killed: whether the pool decided to end the process; ``was_lost`` instead means that the channel closed or was
             misused.
         condemned: whether the pump has yet to kill the process.
+        closed_channel: whether the channel closed, or was misused, while the process lived on.
         tickets: the calls that the process was given and has not answered, in order.
         announced: the last ticket whose start was announced.
         window: how many calls the process should hold, judging by how quick the last calls were.
@@ -70,7 +71,7 @@ class Member:
         # nothing waits for the interpreter to start.
         self.process = Process("pool", output=self.output, environment=environment)
         self.ready = False
-        self.dying = self.killed = self.condemned = self.was_lost = False
+        self.dying = self.killed = self.condemned = self.was_lost = self.closed_channel = False
         self.tickets: deque[int] = deque()
         self.announced = -1
         self.window = 1
@@ -91,6 +92,10 @@ class Member:
     def idle(self) -> bool:
         """Whether the process could run a call immediately."""
         return self.ready and not self.dying and not self.tickets
+
+    def holds(self, batch: Batch) -> bool:
+        """Tell whether the process holds calls of a batch."""
+        return any(ticket >> TICKET_SHIFT == batch.number for ticket in self.tickets)
 
     def room(self, batch: Batch) -> int:
         """Return how many calls of a batch the process should be given now."""
@@ -254,6 +259,10 @@ class Member:
         # Only flags: killing walks through /proc and waits, which no thread may do with the pool's lock held.
         self.dying = self.condemned = True
         self.was_lost = not self.killed
+
+    def has_ended_itself(self) -> bool:
+        """Tell whether the process, which has died, is known to have ended by what its call did."""
+        return own_signals.take_mark(self.process.root, self.process.pid) or self.closed_channel
 
     def shown_tails(self) -> tuple[str, str]:
         """Return the tails of the shown output of the call that has just ended."""

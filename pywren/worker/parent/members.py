@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 
+from pywren.wire.cause import Cause
 from pywren.wire.failure import Failure
 from pywren.worker.parent.member import Member
 
@@ -20,6 +21,7 @@ GROW_SECONDS = 0.2
 
 _MAX_FAILED_ROUNDS = 3  # how many rounds in a row may fail to start a process before calls fail
 _MOST_START_DELAY = 10.0
+_KILLED_STARTS_SECONDS = 120.0
 
 
 class Members:
@@ -44,6 +46,7 @@ class Members:
         # run calls.
         self._failed_starts = self._failed_rounds = 0
         self._starts_at = 0.0
+        self._killed_since = float("inf")  # when the first process was killed since one became ready
         self._wanted = 1
         self._grows_at = float("inf")
 
@@ -112,6 +115,7 @@ class Members:
         member.last = member.started = time.monotonic()
         self._failed_starts = self._failed_rounds = 0
         self._starts_at = 0.0
+        self._killed_since = float("inf")
         # Count from this moment, not from the start of the process: a slow machine may take longer than that to start
         # it.
         # Each start that becomes ready sets this anew. It is infinite again as soon as the others have been started.
@@ -141,18 +145,36 @@ class Members:
 
     # -- ending ------------------------------------------------------------------------------------------------
 
-    def remove(self, member: Member) -> None:
-        """Remove a process that has ended. Delay the next start if this process never became ready."""
+    def remove(self, member: Member, last: Failure) -> None:
+        """Remove a process that has ended. Delay the next start if this process could not start.
+
+        Args:
+            member: the process.
+            last: the failure with which it ended.
+        """
         self._members.remove(member)
         # A process that ended after it was ready died of a call, and one that was killed was meant to end. Neither says
         # anything about the machine.
-        if member.ready or member.killed:
+        if member.ready or member.killed or self._was_killed_while_starting(last):
             return
         self._delay_starts()
         if not self.alive():
             # This machine may not have enough memory to start several processes together, so the next one starts alone.
             self._failed_rounds += 1
             self._wanted = 1
+
+    def _was_killed_while_starting(self, last: Failure) -> bool:
+        """Tell whether somebody has killed a process that was starting, which says nothing about the next one.
+
+        Something that kills every process, such as a lack of memory, is believed to be the machine's state after
+        ``_KILLED_STARTS_SECONDS`` without a process that became ready.
+        """
+        # Where the exit code is unknown, a process that was killed cannot be told from one that cannot start.
+        if last.cause is not Cause.KILLED or last.details == (None,):
+            return False
+        now = time.monotonic()
+        self._killed_since = min(self._killed_since, now)
+        return now - self._killed_since < _KILLED_STARTS_SECONDS
 
     def give_up(self, last: Failure) -> Failure | None:
         """If too many starts in a row have failed, return why and reset the count; otherwise return ``None``.
@@ -163,6 +185,7 @@ class Members:
         if self._failed_rounds < _MAX_FAILED_ROUNDS:
             return None
         self._failed_rounds = 0
+        self._killed_since = float("inf")
         text = f"worker processes cannot start on this machine: {_MAX_FAILED_ROUNDS} in a row ended while starting"
         return last._replace(message=f"{text}. Last failure: {last.message}")
 

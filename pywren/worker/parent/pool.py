@@ -46,6 +46,7 @@ from typing import ClassVar
 from pywren.exceptions import ConfigError, ShutdownError
 from pywren.pickling.packed import Packed
 from pywren.system import shutdown
+from pywren.wire.cause import Cause
 from pywren.wire.failure import Failure
 from pywren.worker import call_resources
 from pywren.worker.directories import remove_abandoned_directories
@@ -57,15 +58,12 @@ from pywren.worker.parent.lifetime import LINGER_SECONDS, Lifetime
 from pywren.worker.parent.members import Members
 from pywren.worker.parent.process import check_platform
 from pywren.worker.parent.pump import Pump
-from pywren.worker.task import Function, RunResult, Stop, Task
+from pywren.worker.task import Function, Repeats, RunResult, Stop, Task
 
 logger = logging.getLogger(__name__)
 
 PROCESSES_VARIABLE = "PYWREN_LOCAL_PROCESSES"
 """The environment variable that sets how many processes the local pool has; by default one per usable processor."""
-
-# Most programs end their calls before themselves, so a short wait needs no message.
-_EXIT_WARNING_SECONDS = 2.0
 
 
 class LocalPool:
@@ -168,7 +166,9 @@ class LocalPool:
             if not self.lifetime.closed:
                 self.lifetime.closed = True
                 self._ledger.fail_all(
-                    Failure("CallCancelledError", "the call was cancelled: the local pool was closed")
+                    Failure(
+                        "CallCancelledError", "the call was cancelled: the local pool was closed", cause=Cause.CANCELLED
+                    )
                 )
                 self._members.kill()
             # Read with the lock held: the pump sets it to None at its end.
@@ -193,6 +193,9 @@ class LocalPool:
         timeout: float | None = None,
         references: Sequence[Sequence[bytes]] | None = None,
         show_output: bool | None = None,
+        repeats: Repeats = Repeats.NEVER,
+        most_processes: int | None = None,
+        on_tick: OnStart | None = None,
     ) -> Batch:
         """Run a function for every argument in worker processes, and return immediately.
 
@@ -202,7 +205,9 @@ class LocalPool:
             function: the function.
             args: one packed argument per call.
             on_results: called on the pump's thread with ``[(index, result), …]``, a list of all results that have
-                arrived together. There is exactly one result for every call. It must not block.
+                arrived together. It must not block. If a call may run again (``repeats``), its index is in the
+                sequence of ``Repeat`` that this function returns when it shall; otherwise the result is final. There
+                is exactly one final result for every call.
             on_start: called with the index of a call that is running, on the pump's or the submitting thread. Quick
                 calls may end without it, and the call may already have ended.
             extra_env: environment variables of these calls.
@@ -211,6 +216,9 @@ class LocalPool:
             timeout: seconds after which a running call is killed; ``None`` for no limit.
             references: for each call, the encoded outcomes that the futures in its argument stand for.
             show_output: whether output is shown as it arrives; by default, as chosen when the pool was created.
+            repeats: which failed calls may run again.
+            most_processes: the most processes that hold calls of this batch at the same time; ``None`` for no limit.
+            on_tick: called with 0 every ``TICK_SECONDS`` while calls are outstanding, on the pump's thread.
 
         Raises:
             OSError: no process can be started, or there is no room for the arguments.
@@ -219,7 +227,19 @@ class LocalPool:
         shown = self._show_output if show_output is None else show_output
         # Take snapshots before taking the lock: copying big arguments must delay neither the pump nor other callers.
         key, frame = self._functions.encode(function)
-        batch = Batch(function, key, frame, extra_env or {}, timeout, shown, on_start, on_results)
+        batch = Batch(
+            function,
+            key,
+            frame,
+            extra_env or {},
+            timeout,
+            shown,
+            on_start,
+            on_results,
+            repeats,
+            most_processes,
+            on_tick,
+        )
         batch.add(args, references)
         with self._lock:
             self._require_open()
@@ -235,8 +255,13 @@ class LocalPool:
         announce(starts)  # without the lock, because the callbacks are other people's code
         return batch
 
-    def cancel(self, batch: Batch, index: int) -> bool:
+    def cancel(self, batch: Batch, index: int, *, running: bool = True) -> bool:
         """Cancel a call. A waiting call never runs; a running call is killed with its process.
+
+        Args:
+            batch: the batch of the call.
+            index: the call.
+            running: with False, leave the call alone if it has begun.
 
         Returns:
             Whether the call is cancelled; its result is then a ``CallCancelledError``. False if the call had ended.
@@ -244,9 +269,25 @@ class LocalPool:
         with self._lock:
             # This records a result or condemns a process. Handing the result over and killing are for the pump, so wake
             # it.
-            is_cancelled = self._feeder.cancel(batch, index)
+            is_cancelled = self._feeder.cancel(batch, index, running=running)
             self._pump.wake()
             return is_cancelled
+
+    def has_idle(self) -> bool:
+        """Tell whether a process has nothing to do, and no call waits for one."""
+        with self._lock:
+            return self._members.has_idle() and not any(batch.waiting for batch in self._ledger.queue)
+
+    def back_up(self, batch: Batch, index: int) -> int | None:
+        """Have an idle process run a call that another process has. The first final result ends the other attempt.
+
+        Returns:
+            The id of the idle process; ``None`` if there is none, or if the call is not with exactly one process.
+        """
+        with self._lock:
+            process = self._feeder.back_up(batch, index, time.monotonic())
+            self._pump.wake_if_late()
+            return process
 
     def run(
         self, task: Task, *, stopped: Stop | None = None, environment: Mapping[str, str] | None = None
@@ -318,27 +359,36 @@ class LocalPool:
     # -- the end of the process, and forks ---------------------------------------------------------------------
 
     def finish_at_exit(self) -> None:
-        """Wait for outstanding calls, as ``ProcessPoolExecutor`` does, then end the pump and all processes."""
+        """Wait for outstanding calls, as ``ProcessPoolExecutor`` does, then end the pump and all processes.
+
+        Ctrl-C ends the wait and the calls. If Ctrl-C is what ends the program, do not wait at all.
+        """
         try:
-            # The pump is a daemon thread, and daemon threads still run while ``atexit`` functions do. So calls can end
-            # here.
-            if not self.wait(_EXIT_WARNING_SECONDS):
-                running = self._ledger.outstanding
-                calls, them = ("1 call is", "it") if running == 1 else (f"{running} calls are", "them")
-                logger.warning(
-                    "the program is ending, but %s still running: waiting for %s; press Ctrl-C to stop %s",
-                    calls, them, them,
-                )  # fmt: skip
-                self.wait()
+            if not shutdown.is_interrupted():
+                self._finish_calls()
         except KeyboardInterrupt:
-            stopped = self._ledger.outstanding
-            calls = "1 call was" if stopped == 1 else f"{stopped} calls were"
-            logger.warning("%s stopped because the program ended", calls)
+            shutdown.interrupt()  # another pool must not need another Ctrl-C
         finally:
+            stopped = self._ledger.outstanding
             # On Linux the lifeline would end the children with this process anyway. Closing also removes their
             # directories and daemons.
             self.close()
             remove_abandoned_directories()
+        if stopped:
+            calls = "1 call was" if stopped == 1 else f"{stopped} calls were"
+            logger.warning("%s stopped because the program ended", calls)
+
+    def _finish_calls(self) -> None:
+        # The pump is a daemon thread, and daemon threads still run while ``atexit`` functions do. So calls can end.
+        if self.wait(shutdown.WARNING_SECONDS):
+            return
+        running = self._ledger.outstanding
+        calls, them = ("1 call is", "it") if running == 1 else (f"{running} calls are", "them")
+        logger.warning(
+            "the program is ending, but %s still running: waiting for %s; press Ctrl-C to stop %s",
+            calls, them, them,
+        )  # fmt: skip
+        self.wait()
 
     def forget_after_fork(self) -> None:
         """In a process that was forked from the client, become a pool without processes and without a pump."""

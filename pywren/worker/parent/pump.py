@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 
 from pywren.wire.failure import Failure
-from pywren.worker.descriptors import LONGEST_POLL
+from pywren.worker.descriptors import LONGEST_POLL, wait_readable
 from pywren.worker.parent import lifetime as pool_lifetime
 from pywren.worker.parent.batch import EncodedFunctions, OnStart
 from pywren.worker.parent.feeder import Feeder
@@ -27,11 +27,11 @@ from pywren.worker.parent.members import Members
 from pywren.worker.parent.output import write_through
 from pywren.worker.parent.process import Process
 from pywren.worker.parent.watch import Watch
-from pywren.worker.task import crash_failure
 
 logger = logging.getLogger(__name__)
 
 _NEVER = float("inf")
+_DEATH_SECONDS = 0.05  # the most seconds between the end of a process's channel and that of the process
 _GATHER_SECONDS = 0.0003
 _GATHER_FROM = 64  # if a member holds this many calls, and as many are outstanding, calls take microseconds
 
@@ -137,9 +137,10 @@ class Pump:
                 self._ledger.collect()
             _show(shown)  # before the results: a user who has a result has seen what its call printed
             announce(starts)
-            self._hand_over()
+            if self._hand_over():
+                timeout = 0.0  # another turn is due: it gives out the calls that run again
             for member in condemned:
-                member.process.kill()  # this takes up to a second for each round of killing what the call has started
+                _kill(member)
             for process in dead:
                 process.remove_traces()  # this walks through /proc and the scratch directory
             if has_ended:
@@ -147,11 +148,12 @@ class Pump:
             if self._ledger.outstanding >= _GATHER_FROM and has_results and self._is_streaming():
                 time.sleep(_GATHER_SECONDS)  # a turn costs as much as ten results, so gather several for one turn
 
-    def _hand_over(self) -> None:
-        self._ledger.hand_over()
+    def _hand_over(self) -> bool:
+        has_decided = self._ledger.hand_over()
         if self._ledger.waiters:  # read without the lock: a thread that begins to wait now reads ``outstanding`` itself
             with self._lock:
                 self._ledger.tell_waiters()
+        return has_decided
 
     def _fail(self, error: BaseException) -> None:
         """End every call and process after an error in the pump itself."""
@@ -212,18 +214,18 @@ class Pump:
         # ``feed`` hands out everything that is waiting by then.
         self._feeder.expire(now)
         self._end_if_unused(now)
+        self._ledger.requeue_due(now)
         self._feeder.balance(now)
-        return self._feeder.feed(now)
+        return self._feeder.feed(now) + self._ledger.ticks(now)
 
     def _bury(self, member: Member) -> None:
         """Settle the calls of a process that has ended, and replace the process."""
         # Before the channel is closed, because results may still be in it.
-        returncode = self._feeder.settle_dead(member)
-        tails = member.tails()  # the error message needs the tails; read them before the files are closed
+        last = self._feeder.settle_dead(member)
         # Before ``process.end`` closes the descriptors: a ``poll`` on a closed or reused number would never sleep
         # again.
         self._watch.forget(member)
-        self._members.remove(member)
+        self._members.remove(member, last)
         member.close_shown()
         member.process.end()
         self._dead.append(member.process)  # the traces of the process are removed after the turn
@@ -231,7 +233,7 @@ class Pump:
             return
         # Without this, a machine on which no interpreter can start would start one after the other, and calls would
         # wait forever.
-        failure = self._members.give_up(crash_failure(returncode, *tails))
+        failure = self._members.give_up(last)
         if failure is None:
             try:
                 self._members.start_missing(self._ledger.outstanding)
@@ -271,6 +273,14 @@ class Pump:
         if self._ledger.outstanding:
             return min(earliest, self._feeder.next_time())
         return min(earliest, self._lifetime.ends_at(self._ledger.ended_at)) if len(self._members) else earliest
+
+
+def _kill(member: Member) -> None:
+    if member.was_lost:
+        # The channel of a process that is killed closes moments before ``pidfd`` reports the end. A process that lives
+        # on has closed the channel itself.
+        member.closed_channel = not wait_readable(member.process.pidfd, _DEATH_SECONDS)
+    member.process.kill()  # this takes up to a second for each round of killing what the call has started
 
 
 def _show(shown: Sequence[tuple[str, str]]) -> None:

@@ -33,6 +33,25 @@ def test_a_share_is_about_kept() -> None:
     assert 60 < sum(strikes(FaultPlan(Faults(slow_down_s3=Fault(share=0.1))), "slow_down_s3", 1000)) < 140
 
 
+def test_a_fault_of_some_seconds() -> None:
+    """A fault with ``seconds`` strikes from the moment when the faults are set until that time is over."""
+    now = 100.0
+    plan = FaultPlan(Faults(fail_s3=Fault(seconds=60)), clock=lambda: now)
+    assert all(strikes(plan, "fail_s3", 3))
+    now = 159.9
+    assert plan.strikes("fail_s3")
+    now = 160.0
+    assert not any(strikes(plan, "fail_s3", 3))
+
+
+def test_a_fault_of_one_caller() -> None:
+    """Requests of others are not even occasions: they do not change on which requests the fault strikes."""
+    plan = FaultPlan(Faults(seed=3, fail_s3=Fault(0.5, caller="function")))
+    alone = FaultPlan(Faults(seed=3, fail_s3=Fault(0.5)))
+    assert not any(plan.strikes("fail_s3", "client") for _ in range(20))
+    assert [plan.strikes("fail_s3", "function:f") for _ in range(20)] == strikes(alone, "fail_s3", 20)
+
+
 def test_the_same_seed_gives_the_same_faults_whatever_else_happens() -> None:
     """Each kind has its own random stream: occasions of other kinds do not affect it, but the seed does."""
     half = Fault(share=0.5)
@@ -63,6 +82,8 @@ def test_faults_cross_as_json() -> None:
     """Faults survive being encoded as JSON, and missing ones have their defaults."""
     faults = Faults(seed=3, kill_container=Fault(share=0.5, most=2), kill_at="start", s3_latency=0.5)
     assert Faults.decode(json.loads(json.dumps(faults.encode()))) == faults
+    faults = Faults(lose_s3=Fault(seconds=2.5, caller="client"), expired_token="OLD")
+    assert Faults.decode(json.loads(json.dumps(faults.encode()))) == faults
     assert Faults.decode({"drop_event": {"most": 1}}) == Faults(drop_event=Fault(most=1))
 
 
@@ -78,6 +99,11 @@ def test_faults_cross_as_json() -> None:
         ({"drop_event": {"share": "all"}}, "all"),
         ({"drop_event": {"most": -1}}, "-1"),
         ({"drop_event": {"most": 1.5}}, "1.5"),
+        ({"fail_s3": {"seconds": -1}}, "seconds"),
+        ({"fail_s3": {"seconds": "long"}}, "long"),
+        ({"fail_s3": {"caller": "me"}}, "me"),
+        ({"drop_event": {"caller": "client"}}, "drop_event has no caller"),
+        ({"expired_token": 1}, "expired_token"),
         ({"s3_latency": -1}, "s3_latency"),
         ({"invoke_latency": float("inf")}, "invoke_latency"),
         ({"cold_start_latency": "1"}, "cold_start_latency"),

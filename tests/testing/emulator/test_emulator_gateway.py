@@ -22,7 +22,7 @@ import pytest
 from aiohttp import web
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, ConnectionClosedError
 from conforming import Refused, conforming
 
 from pywren.testing.emulator._backends import SeaweedFS
@@ -137,7 +137,7 @@ class Aws:
     async def _wait_idle(self, timeout: float) -> bool:
         return self.idle
 
-    def client(self, service: str, key: str = "OURS", **config: Any) -> Any:
+    def client(self, service: str, key: str = "OURS", token: str | None = None, **config: Any) -> Any:
         """Make a boto3 client that does not retry."""
         config.setdefault("retries", {"total_max_attempts": 1})
         client = _session().client(
@@ -146,6 +146,7 @@ class Aws:
             endpoint_url=self.url,
             aws_access_key_id=key,
             aws_secret_access_key="secret",
+            aws_session_token=token,
             config=Config(**config),
         )
         self._clients.append(client)
@@ -654,6 +655,45 @@ def test_slow_down(aws: Aws, s3: Any, bucket: str) -> None:
     patient = aws.client("s3", retries={"mode": "standard", "total_max_attempts": 2})
     patient.put_object(Bucket=bucket, Key="slow", Body=b"x" * BIG)
     assert aws.tally.snapshot().faults == {"slow_down_s3": 3}
+
+
+def test_internal_errors_of_s3(aws: Aws, s3: Any, bucket: str) -> None:
+    """S3 answers 500 InternalError and does nothing."""
+    aws.set_faults(fail_s3=Fault(most=1))
+    assert refusal(s3.put_object, Bucket=bucket, Key="failed", Body=b"x") == (500, "InternalError")
+    assert refusal(s3.get_object, Bucket=bucket, Key="failed") == (404, "NoSuchKey")
+    assert aws.tally.snapshot().faults == {"fail_s3": 1}
+
+
+def test_s3_that_is_gone(aws: Aws, s3: Any, bucket: str) -> None:
+    """The connection ends without an answer, and the request did nothing."""
+    aws.set_faults(lose_s3=Fault(most=1))
+    with pytest.raises(ConnectionClosedError):
+        s3.put_object(Bucket=bucket, Key="lost", Body=b"x")
+    assert refusal(s3.get_object, Bucket=bucket, Key="lost") == (404, "NoSuchKey")
+    assert aws.tally.snapshot().faults == {"lose_s3": 1}
+
+
+def test_a_fault_of_one_caller(aws: Aws, s3: Any, bucket: str) -> None:
+    """Only the functions' requests fail, or only the client's."""
+    of_function = aws.client("s3", key="ITS")
+    aws.set_faults(fail_s3=Fault(caller="function"))
+    s3.put_object(Bucket=bucket, Key="mine", Body=b"x")
+    assert refusal(of_function.get_object, Bucket=bucket, Key="mine") == (500, "InternalError")
+    aws.set_faults(fail_s3=Fault(caller="client"))
+    assert of_function.get_object(Bucket=bucket, Key="mine")["Body"].read() == b"x"
+    assert refusal(s3.get_object, Bucket=bucket, Key="mine") == (500, "InternalError")
+
+
+def test_credentials_that_have_expired(aws: Aws) -> None:
+    """Requests with the expired session token are refused in the words of each service; others are not."""
+    aws.set_faults(expired_token="OLD")
+    for service, answer in (("s3", (400, "ExpiredToken")), ("lambda", (403, "ExpiredTokenException"))):
+        asks = {"s3": ("list_buckets", {}), "lambda": ("invoke", {"FunctionName": "f", "Payload": b"{}"})}
+        operation, arguments = asks[service]
+        assert refusal(getattr(aws.client(service, token="OLD"), operation), **arguments) == answer
+        getattr(aws.client(service, token="NEW"), operation)(**arguments)
+        getattr(aws.client(service), operation)(**arguments)
 
 
 def test_throttled_invocations(aws: Aws) -> None:

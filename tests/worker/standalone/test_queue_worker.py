@@ -9,8 +9,10 @@ import threading
 import time
 import uuid
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
+import cloudpickle
 import psutil
 import pytest
 from callees import first_time_for_ever
@@ -31,10 +33,18 @@ from pywren.exceptions import (
     WaitTimeoutError,
 )
 from pywren.queues import LONGEST_RETENTION, SQSInvoker
+from pywren.storage import Storage
+from pywren.version import PYTHON
+from pywren.wire.call import Call
+from pywren.wire.cause import Cause
+from pywren.wire.digests import sha256
+from pywren.wire.function import StagedFunction
+from pywren.wire.status import Status
 from pywren.worker.handler import Container
 from pywren.worker.standalone import ending, worker
 from pywren.worker.standalone.ending import EndRule
 from pywren.worker.standalone.worker import MOST_DELIVERIES, QueueWorker
+from pywren.worker.task import RunResult, crash_failure
 
 pytestmark = pytest.mark.moto
 
@@ -444,6 +454,97 @@ def test_a_status_that_was_refused_is_tried_again(queue, caplog, soon):
     assert queue.work(FakeContainer(handle), rule=EndRule(max_calls=2)) == 2
     assert "the bucket is not well" in caplog.text
     assert queue.counts == (0, 0)
+
+
+def staged_call(tmp_path, **changes):
+    """Return a storage, and a call of ``abs`` that is staged in it."""
+    config = {"storage_backend": "localhost", "storage_prefix": "jobs", "backend_config": {"root": str(tmp_path)}}
+    storage = Storage(config)
+    keys = storage.keys("callset")
+    staged = StagedFunction(cloudpickle.dumps(abs)).encode()
+    storage.put(keys.func, staged)
+    one = keys.call("00000")
+    call = Call(
+        storage_config=config,
+        callset_id="callset",
+        call_id="00000",
+        func_key=keys.func,
+        data_key=one.data,
+        output_key=one.output,
+        status_key=one.status,
+        cancel_key=one.cancel,
+        job_max_runtime=60,
+        pywren_version=pywren.__version__,
+        python_version=PYTHON,
+        host_submit_time=time.time(),
+        func_sha256=sha256(staged),
+        data_inline=cloudpickle.dumps(-1),
+        attempt_key=b"k" * 32,
+        retryable=True,
+    )
+    return storage, replace(call, **changes)
+
+
+class DyingRunner:
+    """A runner whose processes are killed from outside."""
+
+    def run(self, task, *, stopped=None):
+        """Report the death of the process."""
+        return RunResult(None, None, failure=crash_failure(None), returncode=None)
+
+    def end_waiting(self):
+        """Do nothing."""
+
+    def close(self):
+        """Do nothing."""
+
+
+def test_a_failure_that_may_be_cured_is_left_to_the_driver(queue, tmp_path):
+    """The message is deleted: the client sees the failed attempt and sends the call again, with the next number."""
+    storage, call = staged_call(tmp_path, attempt=2)
+    queue.send(call.encode())
+    with Container(DyingRunner()) as container:
+        assert queue.work(container) == 1
+    assert queue.counts == (0, 0)
+    assert storage.look("callset") == ([], [("00000", 2)], {})
+    status = Status.decode(storage.read_attempt("callset", "00000", 2))
+    assert status.failure.cause is Cause.KILLED
+
+
+def test_a_failure_that_cannot_be_written_brings_the_message_back(queue, tmp_path, soon):
+    """Somebody is always responsible: without the failed attempt in the storage, the client would not know of it."""
+
+    class FullStorage(Storage):
+        def put(self, key, data, **options):
+            raise StorageError("no space left on device")
+
+    storage, call = staged_call(tmp_path)
+    queue.send(call.encode())
+    with Container(DyingRunner(), make_storage=FullStorage) as container:
+        assert queue.work(container) == 1
+    assert sum(queue.counts) == 1
+    assert storage.look("callset") == ([], [], {})
+
+
+def test_a_client_that_does_not_try_again_gets_an_error(queue, tmp_path):
+    """A payload that does not ask for it gets a status that ends the call."""
+    storage, call = staged_call(tmp_path, retryable=False)
+    queue.send(call.encode())
+    with Container(DyingRunner()) as container:
+        queue.work(container)
+    assert queue.counts == (0, 0)
+    assert storage.look("callset") == (["00000"], [], {})
+
+
+def test_what_five_workers_did_not_finish_ends_for_good(queue, tmp_path):
+    """Also a call that may be tried again: the driver's next attempt would take five more workers."""
+    storage, call = staged_call(tmp_path, retry_exceptions=True)
+    queue.send(call.encode())
+    queue.deliver(MOST_DELIVERIES)
+    with Container(DyingRunner()) as container:
+        queue.work(container)
+    assert queue.counts == (0, 0)
+    assert storage.look("callset") == (["00000"], [], {})
 
 
 def test_trouble_is_waited_out(queue, unwilling, caplog, soon):

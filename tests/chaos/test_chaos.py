@@ -1,0 +1,40 @@
+"""The small version of ``python -m tests.chaos``. ``PYWREN_CHAOS=full`` runs the whole of it here, too."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .scenarios import EVERYTHING, on_lambda
+from .trial import needs_driver
+
+emulator_module = pytest.importorskip("pywren.testing.emulator")
+
+ROOT = Path(__file__).parents[2]
+FULL = os.environ.get("PYWREN_CHAOS") == "full"
+PATIENCE = 60.0
+"""Seconds until a map counts as hanging: a dropped call takes 10 s and more, a killed one 5 s and more."""
+
+
+@needs_driver
+@pytest.mark.slow
+def test_everything_at_once(emulator: emulator_module.Emulator) -> None:
+    """A hundred calls return their values while containers die, events vanish and repeat, and S3 fails."""
+    scenario = EVERYTHING._replace(containers=4)
+    outcome = on_lambda(emulator, scenario, calls=100, seed=1, patience=PATIENCE)
+    assert outcome.troubles() == ""
+    assert outcome.right == 100
+    assert {"kill_container", "drop_event", "repeat_event", "throttle_invoke"} <= outcome.faults.keys()
+
+
+@pytest.mark.skipif(not FULL, reason="takes half an hour: set PYWREN_CHAOS=full")
+@pytest.mark.timeout(4 * 3600)
+def test_the_whole() -> None:
+    """A thousand calls with five seeds, every kind of fault, and this machine."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYWREN_CHAOS"}
+    done = subprocess.run([sys.executable, "-m", "tests.chaos"], cwd=ROOT, env=environment, check=False)
+    assert done.returncode == 0

@@ -68,8 +68,10 @@ def weigh(
         # First: once a record shows the key, a valid signature proves nothing any more, so it must not be looked at
         # before.
         deaths = {} if records is None else _deaths(callset, call_id, status, records, (attempts or {}).get(call_id))
-        if deaths:
-            found.deaths[call_id] = deaths
+        # Failures before the job was resumed do not count, but a key that they have shown proves nothing any more.
+        current = {number: death for number, death in deaths.items() if number >= callset.first_attempt}
+        if current:
+            found.deaths[call_id] = current
         if status is None:
             found.missing.append(call_id)
         elif isinstance(status, Status) and status.signed:

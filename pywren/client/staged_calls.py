@@ -133,6 +133,7 @@ class StagedCallset:
         self._clock = storage.now if clock is None else clock
         self._timer = timer
         self._lease = lease
+        self._stands_back = False  # whether another client has taken the lease over, and with it the calls
         self._looker = Looker(callset, storage, self._failure_records(noted), self._clock, timer)
         self._lock = threading.RLock()
         # _lock guards everything below.
@@ -440,7 +441,8 @@ class StagedCallset:
         if not outstanding:
             return
         if self._lease is not None:
-            self._lease.renew_if_due()
+            # No lock: only polls, one at a time, write this, and a cancel() that reads an old value ends one call.
+            self._stands_back = not self._lease.renew_if_due()
         ended = False
         trouble: PywrenError | None = None
         calls: frozenset[str] | None = None
@@ -450,7 +452,7 @@ class StagedCallset:
             found = self._looker.look(unknown, self._start_after(unknown), self._in_flight(unknown), client_gone)
             self._count_queries(unknown)
             ended = self._carry_out(found)
-            if self._invocations is not None:
+            if self._invocations is not None and not self._stands_back:
                 self._invocations.wake()
             if found.missing:
                 self._report_silence(len(found.missing))
@@ -558,7 +560,7 @@ class StagedCallset:
         # Before any request below: outcomes that are known must not wait for, or be lost to, requests that may fail.
         self._settle(verdicts)
         self._mark_running()
-        if self.driver is None:
+        if self.driver is None or self._stands_back:
             self._end_what_died(found)
         else:
             self._repeat(found, self.driver)
@@ -594,6 +596,8 @@ class StagedCallset:
         driver.look()
         for (call_id, number), status in found.reports.items():
             self._note_failure(driver, call_id, number, status)
+        for call_id in found.exposed - found.deaths.keys():  # with the key of an attempt before the job was resumed
+            self._make_room(call_id)
         for call_id, deaths in found.deaths.items():
             if call_id in found.believed:
                 continue  # the record is about another attempt than the one that has brought the outcome

@@ -145,7 +145,8 @@ class StagedCallset:
         self._poll_again = False  # the monitor found another thread polling; that thread then calls the monitor
         # A call may have several futures, because each unpickled copy is one more future.
         self._futures: dict[str, list[weakref.ref[CallState]]] = {}
-        # Strong references: a program may drop a future whose callback it still expects to run.
+        # Strong references: a program may drop a future whose callback it still expects to run, or those of a job, for
+        # which other processes may wait: this client drives it to its end.
         self._with_callbacks: set[CallState] = set()
         self._order: list[str] = []
         self._passed = 0  # how many calls at the beginning of _order have ended
@@ -362,6 +363,8 @@ class StagedCallset:
                 # A weak reference without a callback: that would run wherever the last reference goes, perhaps under a
                 # lock.
                 self._futures.setdefault(one.call_id, []).append(weakref.ref(one))
+            if self._lease is not None and self.callset.name is not None:
+                self._with_callbacks.update(futures)
             self._order = []  # made again for the next listing, which may have to begin at an earlier call
 
     def watch(self) -> None:
@@ -609,6 +612,8 @@ class StagedCallset:
         for (call_id, number), status in found.reports.items():
             self._note_failure(driver, call_id, number, status)
             self._looker.heed(call_id, number)
+        for call_id in found.exposed - found.deaths.keys():  # with the key of an attempt before the job was resumed
+            self._make_room(call_id)
         for call_id, deaths in found.deaths.items():
             if call_id in found.believed:
                 continue  # the record is about another attempt than the one that has brought the outcome

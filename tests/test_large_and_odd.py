@@ -15,6 +15,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,18 @@ def config(emulator: Emulator) -> dict[str, Any]:
 @pytest.fixture
 def executor(emulator: Emulator, config: dict[str, Any]) -> Iterator[Any]:
     """Return an executor on that function. Its container is warm, so that what follows takes little time."""
-    with pywren.lambda_executor(config=config) as made:
+    with on_lambda(config) as made:
         made.call_async(hostile.echo, "warm").result(WAIT)
         yield made
+
+
+@contextmanager
+def on_lambda(config: dict[str, Any]) -> Iterator[Any]:
+    """Make an executor on Lambda, and close its connections, too."""
+    with pywren.lambda_executor(config=config) as made:
+        yield made
+        made.invoker.close()
+        made.storage.close()
 
 
 # -- large -----------------------------------------------------------------------------------------------------------
@@ -276,7 +286,7 @@ def test_a_prefix_beyond_ascii(emulator: Emulator) -> None:
     """The prefix of the keys may have any characters that S3 allows in keys."""
     config = emulator.deploy()
     config["s3"]["pywren_prefix"] = "префикс/日本 +&?#%41=é"
-    with pywren.lambda_executor(config=config) as executor:
+    with on_lambda(config) as executor:
         futures = executor.map(lambda x: x * "ж", range(3))
         assert pywren.get_all_results(futures) == ["", "ж", "жж"]
         assert executor.call_async(lambda _: "x" * 2_000_000, None).result(WAIT) == "x" * 2_000_000
@@ -457,7 +467,7 @@ def test_a_client_that_is_killed_in_its_map(emulator: Emulator, config: dict[str
     ended = emulator.counters()
     invoked = (ended - before).count(operation="Invoke", caller="client").requests
     assert 3 < invoked < 2000
-    with pywren.lambda_executor(config=config) as executor:
+    with on_lambda(config) as executor:
         assert executor.call_async(hostile.echo, "usable").result(WAIT) == "usable"
 
 
@@ -536,7 +546,7 @@ def test_credentials_that_expire_during_a_map(
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
     renew("OLD")
-    with pywren.lambda_executor(config=config) as executor:
+    with on_lambda(config) as executor:
         futures = executor.map(lambda x: __import__("time").sleep(1.0) or x, range(4))
         emulator.set_faults(Faults(expired_token="OLD"))
         timer = threading.Timer(3.0, renew, ["NEW"])
@@ -579,7 +589,7 @@ def test_a_worker_whose_clock_is_off(emulator: Emulator, seconds: int) -> None:
     """Calls return, long ones too, and no call is taken for lost or late."""
     odd = (ODD_CLOCK + ODD_DEADLINE).format(seconds=seconds).encode()
     config = emulator.deploy(files={"sitecustomize.py": odd})
-    with pywren.lambda_executor(config=config) as executor:
+    with on_lambda(config) as executor:
         futures = executor.map(lambda x: __import__("time").sleep(x) or x, [0.0, 4.0])
         assert [future.result(WAIT) for future in futures] == [0.0, 4.0]
         assert abs(futures[0].run_status["start_time"] - time.time() - seconds) < 120
@@ -654,7 +664,7 @@ def test_a_client_whose_disk_is_full(tmp_path: Path) -> None:
 @pytest.mark.skipif(not can_isolate(), reason="without namespaces, /tmp is this machine's and has no limit")
 def test_a_worker_whose_disk_is_full(emulator: Emulator, module: Any) -> None:
     """A call that needs no space returns; one whose modules find no space fails and says so."""
-    with pywren.lambda_executor(config=emulator.deploy()) as executor:
+    with on_lambda(emulator.deploy()) as executor:
         with pytest.raises(OSError, match="No space left"):
             executor.call_async(hostile.fills, "/tmp/left-by-the-function").result(WAIT)
         assert executor.call_async(lambda x: len(x), _pattern(3_000_000)).result(WAIT) == 3_000_000

@@ -19,6 +19,22 @@ Read = bytes | IntegrityError | None
 """The bytes of an object, or why it was not read; ``None`` if there is none."""
 
 
+class Sign(NamedTuple):
+    """A worker has shown that it runs a call.
+
+    Args:
+        call_id: the call.
+        number: the attempt.
+        started_at: when it began, in seconds since the epoch; ``None`` if the worker did not say.
+        where: the worker.
+    """
+
+    call_id: str
+    number: int
+    started_at: float | None
+    where: str
+
+
 class Findings(NamedTuple):
     """What one poll found out about some calls. Each call is in at most one of the first five fields.
 
@@ -31,6 +47,7 @@ class Findings(NamedTuple):
         deaths: for each call, why attempts ended according to Lambda's records, by their numbers.
         reports: what workers say about attempts that failed and may be repeated, by call and number.
         client_gone: whether the process that ran the calls had ended before the statuses were read.
+        signs: which workers have shown that they run a call.
     """
 
     believed: dict[str, Status]
@@ -41,6 +58,7 @@ class Findings(NamedTuple):
     deaths: dict[str, dict[int, Death]]
     reports: dict[tuple[str, int], Status]
     client_gone: bool = False
+    signs: Sequence[Sign] = ()
 
 
 def weigh(
@@ -60,16 +78,21 @@ def weigh(
         records: Lambda's records, listed after the statuses were read; ``None`` if Lambda writes no records.
         client_gone: see ``Findings``.
         reports: what was read from the keys of failed attempts.
-        attempts: for each call, the attempts that may be in flight; by default, the first.
+        attempts: for each call that this process drives, the attempts that may be in flight; ``None`` if another
+            process drives the calls. A record ends an attempt of a driven call only if it shows the attempt's key:
+            anybody who can write to the bucket can write a record that merely names a call.
     """
     found = Findings({}, {}, {}, set(), [], {}, {}, client_gone)
     for call_id, data in read.items():
         status = data if data is None or isinstance(data, IntegrityError) else _decoded(data, callset, call_id)
         # First: once a record shows the key, a valid signature proves nothing any more, so it must not be looked at
         # before.
-        deaths = {} if records is None else _deaths(callset, call_id, status, records, (attempts or {}).get(call_id))
-        if deaths:
-            found.deaths[call_id] = deaths
+        numbers = None if attempts is None else attempts.get(call_id, ())
+        deaths = {} if records is None else _deaths(callset, call_id, status, records, numbers)
+        # Failures before the job was resumed do not count, but a key that they have shown proves nothing any more.
+        current = {number: death for number, death in deaths.items() if number >= callset.first_attempt}
+        if current:
+            found.deaths[call_id] = current
         if status is None:
             found.missing.append(call_id)
         elif isinstance(status, Status) and status.signed:
@@ -111,8 +134,8 @@ def _deaths(
     """Return which attempts of a call have ended according to the records."""
     # A record that names the call but does not show the key has not revealed the key: a signature is still proof. It
     # still tells that the attempt is over, which is of no interest if the attempt has left a status.
-    deaths = dict(records.of_call(call_id))
-    numbers = set(attempts or (1,))
+    deaths = dict(records.of_call(call_id)) if attempts is None else {}
+    numbers = {1} if attempts is None else set(attempts)
     if isinstance(status, Status) and status.signed:
         numbers.add(status.attempt)
     for number in numbers - deaths.keys():

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pywren.aws.errors import concerns_credentials
 from pywren.client.driver.driver import Driver, Later, Ready
 from pywren.client.protocols import Invoker
 from pywren.exceptions import InvocationThrottledError
@@ -124,19 +125,19 @@ class Invocations:
         with self._lock:
             self._busy = False
 
-    def forget_parent_threads(self) -> None:
-        """In a forked child, forget a crew of the parent."""
-        self._lock = threading.Lock()
-        self._busy = False
-
     # -- for the crew --------------------------------------------------------------------------------------------
 
-    def invoke(self, ready: Ready) -> None:
+    def invoke(self, ready: Ready, *, patient: bool) -> None:
         """Invoke one attempt, and report what the service says.
+
+        Args:
+            ready: the attempt.
+            patient: whether ``map`` waits for the answer, and raises a refusal.
 
         Raises:
             InvocationThrottledError: the service is busy. The call is in the queue again.
-            InvocationError: the service refuses the call for good.
+            _NotNow: the credentials have expired, and ``map`` has returned. The call is in the queue again.
+            InvocationError: the service refuses the call for good, and no other attempt of it is in flight.
         """
         started, began = time.time(), self._clock()
         try:
@@ -145,7 +146,13 @@ class Invocations:
             self._driver.throttled(*ready)
             raise
         except Exception as error:
-            self._driver.refused(*ready, error)
+            if not patient and _may_pass(error):
+                # Nothing is wrong with the call. A program of many hours gets new credentials at some time.
+                self._driver.throttled(*ready)
+                raise _NotNow from error
+            if not self._driver.refused(*ready, error):
+                logger.debug("attempt %d of call %s was refused: %s", ready.number, ready.call_id, error)
+                return  # an earlier attempt may still bring the outcome
             raise
         except BaseException:  # Ctrl-C: the service may have accepted the call
             self._driver.accepted(*ready, "", self._now())
@@ -153,6 +160,13 @@ class Invocations:
         self._note(ready, started, self._clock() - began)
         # A program's own invoker may return anything.
         self._driver.accepted(*ready, answer if isinstance(answer, str) else "", self._now())
+
+    def tell_delayed(self, error: BaseException) -> None:
+        """Log, once for each reason, that calls are invoked later because the credentials are of no use now."""
+        reason = str(error)
+        if reason != self._said_held:
+            self._said_held = reason
+            logger.warning("callset %s: calls to be invoked again wait: %s", self._callset_id, reason)
 
     def tell_refused(self, call_id: str, error: Exception) -> None:
         """Report a call that was refused in the background."""
@@ -167,6 +181,15 @@ class Invocations:
                 "callset %s: %d of %d calls wait in this program to be invoked, because %s",
                 self._callset_id, counts.held, counts.total, reason,
             )  # fmt: skip
+
+
+class _NotNow(Exception):
+    """The credentials of this process have expired. The error of the service is the cause."""
+
+
+def _may_pass(error: BaseException) -> bool:
+    cause = error.__cause__
+    return concerns_credentials(error) or (cause is not None and concerns_credentials(cause))
 
 
 class _Crew:
@@ -200,8 +223,8 @@ class _Crew:
                     break
                 started.append(helper)
             self._work()
-        except BaseException:  # Ctrl-C on the program's thread
-            self.error = self.error or KeyboardInterrupt()
+        except BaseException as error:  # Ctrl-C on the program's thread
+            self._stop(error)
             raise
         finally:
             # Also after an error: a helper must not invoke when the caller has gone on.
@@ -216,34 +239,46 @@ class _Crew:
             if isinstance(step, Later):
                 if step.reason:
                     self._work_for.tell_held(step.reason)
-                if step.wait is None or (not self._patient and step.wait > _WORTH_WAITING):
+                if step.wait is None or not self._waits_for(step.wait):
                     return
                 self._wait(step.wait)
             else:
                 self._invoke(step)
 
+    def _waits_for(self, seconds: float) -> bool:
+        # map() waits for the calls that were never accepted. Those that are to be invoked again are for the background.
+        return self._driver.has_uninvoked() if self._patient else seconds <= _WORTH_WAITING
+
     def _invoke(self, ready: Ready) -> None:
         try:
-            self._work_for.invoke(ready)
+            self._work_for.invoke(ready, patient=self._patient)
         except InvocationThrottledError as error:
             if self._patient and self._clock() - self._last_accepted > PATIENCE:
-                self.error = self.error or error
+                self._stop(error)
+        except _NotNow as error:
+            # The whole crew rests until the next poll, which succeeds only when the credentials are good again.
+            self._work_for.tell_delayed(error.__cause__ or error)
+            self._stop(error)
         except Exception as error:  # noqa: BLE001 -- map raises it, or it ends the call
             if self._patient:
-                self.error = self.error or error
+                self._stop(error)
             else:
                 self._work_for.tell_refused(ready.call_id, error)
         except BaseException as error:
-            self.error = self.error or error
+            self._stop(error)
             if threading.current_thread() is threading.main_thread():
                 raise
         else:
             self._last_accepted = self._clock()
 
+    def _stop(self, error: BaseException) -> None:
+        self.error = self.error or error
+        self._driver.wake_waiting()  # the others wait for the pace, for up to 5 s
+
     def _wait(self, seconds: float) -> None:
         # The threads of a crew that waits for the pace wake one after the other, not all for one invocation.
         self._waiting += 1  # an approximate count is good enough
         try:
-            self._driver.wait(min(seconds * (1.0 + random.random() * self._waiting), 5.0))
+            self._driver.wait(min(seconds * (1.0 + random.random() * max(0, self._waiting)), 5.0))
         finally:
             self._waiting -= 1

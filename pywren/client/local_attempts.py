@@ -14,17 +14,18 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pywren.client.call_state import CallState
 from pywren.client.callset import Callset
-from pywren.client.driver.driver import Attempt, Driver, Ready
 from pywren.client.driver.policy import Policy
-from pywren.client.driver.retrying import Again, Over
 from pywren.client.verdict import Verdict, of_result
 from pywren.exceptions import CallCancelledError
 from pywren.wire.cause import Cause
 from pywren.worker.task import Repeats, RunResult
+
+if TYPE_CHECKING:
+    from pywren.client.driver.driver import Attempt, Driver
 
 logger = logging.getLogger(__name__)
 
@@ -61,13 +62,15 @@ class LocalAttempts:
             # ``isinstance`` with a class of the program may run its code. The call must end all the same.
             logger.exception("whether call %s runs again cannot be decided", call_id)
             return verdict
-        if isinstance(step, Again):
-            return step.delay
-        if step is None:
-            return None
-        return _named(verdict, result, step.message, self._callset.id, call_id)
+        if step is None or isinstance(step, float):
+            return step
+        return _named(verdict, result, step, self._callset.id, call_id)
 
-    def _step(self, call_id: str, verdict: Verdict, result: RunResult) -> Again | Over | None:
+    def _step(self, call_id: str, verdict: Verdict, result: RunResult) -> float | str | None:
+        """Ask the driver, and return a delay, or words that name all attempts, or ``None``."""
+        from pywren.client.driver.driver import Driver  # imported here, as most callsets need no driver
+        from pywren.client.driver.retrying import Again
+
         driver = self._driver
         if driver is None:
             driver = self._driver = Driver((), self._policy)
@@ -82,19 +85,22 @@ class LocalAttempts:
         if isinstance(step, Again):
             number = driver.take(call_id).number
             driver.accepted(call_id, number, "", time.time() + step.delay)
-            return step
-        if step is not None:
-            driver.settled(call_id, failed=True)
-        return step
+            return float(step.delay)
+        if step is None and driver.in_flight([call_id])[call_id]:
+            return None
+        driver.settled(call_id, failed=True)
+        return "" if step is None else step.message
 
     def _number(self, call_id: str, result: RunResult) -> int | None:
         """Return the number of the attempt that has brought a result, if the driver knows the call."""
         known = () if self._driver is None else self._driver.attempts(call_id)
-        if not known:
+        if self._driver is None or not known:
             return None
-        # Of a call that was backed up, the result tells the process.
+        in_flight = self._driver.in_flight([call_id])[call_id] or [known[-1].number]
+        # Of a call that was backed up, the result tells the process. An attempt whose process died before it began is
+        # with another process by now.
         number = self._backups.get((call_id, _where(result)))
-        return number or next((one.number for one in reversed(known) if not one.backup), 1)
+        return number if number in in_flight else in_flight[0]
 
     def ended(self, verdicts: Sequence[tuple[CallState, Verdict]]) -> None:
         """Record the outcomes of calls."""
@@ -105,27 +111,28 @@ class LocalAttempts:
             number = self._number(one.call_id, result)  # ``None`` for a call that has returned at its first attempt
             if number is not None and self._driver is not None:
                 began = _began(result, verdict.known_at)
-                self._end_others(one.call_id, number)
+                self._cancel_others(one.call_id, number, "another attempt ended first")
                 self._driver.ended(one.call_id, number, began, _where(result), failed=not result.success)
 
-    def settled(self, call_id: str) -> None:
+    def cancelled(self, call_id: str) -> None:
         """Record that a call was cancelled."""
         if self._driver is not None:
+            self._cancel_others(call_id, 0, "the call was cancelled")
             self._driver.settled(call_id, failed=True)
 
-    def _end_others(self, call_id: str, number: int) -> None:
-        """Record that the other attempt of a call that was backed up is cancelled."""
-        if self._driver is None or not self._backups:
-            return
-        for other in self._driver.attempts(call_id):
-            if other.number != number and other.cause is None:
-                late = CallCancelledError("another attempt ended first", call_id=call_id)
-                self._driver.failed(call_id, other.number, Cause.CANCELLED, late)
+    def _cancel_others(self, call_id: str, number: int, text: str) -> None:
+        """Record that all attempts of a call but one, which has ended it, are cancelled."""
+        if self._driver is not None:
+            for other in self._driver.in_flight([call_id]).get(call_id, ()):
+                if other != number:
+                    self._driver.failed(call_id, other, Cause.CANCELLED, CallCancelledError(text))
 
     # -- backups -----------------------------------------------------------------------------------------------
 
     def watch(self, call_ids: Iterable[str]) -> None:
         """Have the driver know all calls, as it must to find those that take much longer than the others."""
+        from pywren.client.driver.driver import Driver
+
         driver = Driver(call_ids, self._policy)
         for call_id in call_ids:
             number = driver.take(call_id).number
@@ -135,7 +142,7 @@ class LocalAttempts:
     def started(self, call_id: str) -> None:
         """Record that a call has started, if the driver needs to know that."""
         if self._driver is not None and self._policy.backup:
-            self._driver.running(call_id, 1, time.time(), "")
+            self._driver.running(call_id, self._driver.attempts(call_id)[-1].number, time.time(), "")
 
     def start_backups(self, start: Callable[[str], int | None]) -> None:
         """Start second attempts of the calls that take much longer than the others.
@@ -143,6 +150,8 @@ class LocalAttempts:
         Args:
             start: starts one, and returns the id of the process that runs it; ``None`` if no process could be given it.
         """
+        from pywren.client.driver.driver import Ready
+
         driver = self._driver
         if driver is None:
             return
@@ -174,6 +183,8 @@ class LocalAttempts:
 
     def _first(self, verdict: Verdict | None) -> Attempt:
         """Return the only attempt of a call that the driver does not know."""
+        from pywren.client.driver.driver import Attempt
+
         submitted = self._callset.submitted
         if verdict is None or not isinstance(verdict.source, RunResult):
             return Attempt(1, None, "", "", submitted, None, "", backup=False)

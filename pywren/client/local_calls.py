@@ -325,7 +325,7 @@ class LocalCallset:
         # The pool still reports this call, as cancelled or with whatever else ended its process first. If the pump pops
         # the future before this thread does, both settle it, the first verdict counts, and the return value says which.
         self._futures.pop(index, None)
-        self._attempts.settled(target.call_id)
+        self._attempts.cancelled(target.call_id)
         call_state.settle([(target, Verdict(None, error, result, time.time()))])
         # Another process may be waiting for this call: it learns of the cancellation from the stored status.
         self._store_if_known(target)

@@ -7,15 +7,17 @@ leaves the decision what to believe to ``belief.weigh``.
 The thread that polls looks. Helper threads (``for_each``) only send requests for it. ``look`` runs on one thread at a
 time (``StagedCallset`` sees to that); ``look_at_once`` uses nothing that ``look`` changes, so ``cancel`` may call it on
 any thread.
+
+A look that fails half-way changes nothing here, so the next look finds the same things again. What a look has found may
+still get lost on the way: a report counts as read only when the caller has said so (``heed``).
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
-from pywren.client.belief import Findings, Read, weigh
+from pywren.client.belief import Findings, Read, Sign, weigh
 from pywren.client.callset import Callset
 from pywren.client.failure_records import FailureRecords
 from pywren.exceptions import DecodeError, IntegrityError
@@ -32,21 +34,13 @@ _DIRECT_READS = 3  # read up to this many calls without a listing: a GET costs a
 FULL_LOOK = 2.0
 """Seconds after which even a look at few calls lists the callset: only a listing shows beacons and failed attempts."""
 
+BEACON_FRESH = 75.0
+"""The age in seconds from which a beacon shows nothing any more: two renewals are missing, and some more."""
 
-class Sign(NamedTuple):
-    """A worker has shown that it runs a call.
+_MOST_READS = 5  # of a report that is not believed; its worker may still write the real one over it
 
-    Args:
-        call_id: the call.
-        number: the attempt.
-        started_at: when it began, in seconds since the epoch; ``None`` if the worker did not say.
-        where: the worker.
-    """
-
-    call_id: str
-    number: int
-    started_at: float | None
-    where: str
+InFlight = Callable[[Sequence[str]], Mapping[str, Sequence[int]]]
+"""Returns for each of some calls the attempts that may be running."""
 
 
 class Looker:
@@ -74,10 +68,10 @@ class Looker:
         self._clock = clock
         self._timer = timer
         self._last_listing = timer()
-        self._seen: set[tuple[str, int]] = set()  # reports of failed attempts that were read
+        self._reads: dict[tuple[str, int], int] = {}  # how often each report of a failed attempt was read in vain
+        self._heeded: set[tuple[str, int]] = set()
         self._beacons: dict[tuple[str, int], Beacon] = {}
         self._modified: dict[tuple[str, int], float] = {}  # when the beacons were last written
-        self.signs: list[Sign] = []  # what the last look has found
 
     @property
     def threads(self) -> int:
@@ -89,7 +83,7 @@ class Looker:
         self,
         unknown: Sequence[str],
         start_after: str,
-        in_flight: Mapping[str, Sequence[int]] | None,
+        in_flight: InFlight | None,
         client_gone: bool = False,
     ) -> Findings:
         """Find out what became of some calls.
@@ -97,29 +91,48 @@ class Looker:
         Args:
             unknown: the calls, in order.
             start_after: a call before the first of them; keys up to there are not listed.
-            in_flight: the attempts of each call that may be running; ``None`` if this process drives no calls.
+            in_flight: asked for the attempts that may be running; ``None`` if this process does not drive the calls.
             client_gone: whether the process that ran the calls had ended before.
 
         Raises:
             StorageError: something could not be read, so it cannot be decided what to believe.
         """
         wanted = set(unknown)
-        ended, reported, beacons = list(unknown), [], {}
+        ended: list[str] = list(unknown)
+        reported: list[tuple[str, int]] = []
+        beacons: dict[tuple[str, int], float] = {}
         if len(unknown) > _DIRECT_READS or self._timer() - self._last_listing >= FULL_LOOK:
             # S3 is strongly consistent since December 2020: a listing shows every status whose PUT has been answered.
             listing = self._storage.look(self._callset.id, start_after)
             self._last_listing = self._timer()
             # The listing also shows calls that were settled before: reading those again would be wasted.
             ended = [call_id for call_id in listing.statuses if call_id in wanted]
+            # What attempts before the job was resumed left behind tells nothing about the present ones.
+            first = self._callset.first_attempt
             if in_flight is not None:
-                reported = [one for one in listing.attempts if one[0] in wanted and one not in self._seen]
-            beacons = {one: when for one, when in listing.beacons.items() if one[0] in wanted}
-        self.signs = self._read_beacons(beacons)
+                reported = [one for one in listing.attempts if one[0] in wanted and self._is_new(one)]
+            beacons = {one: when for one, when in listing.beacons.items() if one[0] in wanted and one[1] >= first}
+        signs = self._read_beacons(beacons)
         found = self._weigh(unknown, ended, reported, in_flight, client_gone)
-        self._seen.update(reported)
-        return found
+        # Only now: if anything above has failed, the caller has not got the signs, and the next look finds them again.
+        self._modified.update((sign[:2], beacons[sign[:2]]) for sign in signs)
+        for one in reported:
+            self._reads[one] = self._reads.get(one, 0) + 1
+        return found._replace(signs=signs)
 
-    def look_at_once(self, call_id: str, in_flight: Mapping[str, Sequence[int]] | None) -> Findings:
+    def heed(self, call_id: str, number: int) -> None:
+        """Record that the caller has carried out what follows from a report. Later looks do not read it again."""
+        # Possibly on two threads: cancel() reads no reports, and adding to a set is atomic.
+        self._heeded.add((call_id, number))
+        self._reads.pop((call_id, number), None)
+
+    def _is_new(self, one: tuple[str, int]) -> bool:
+        # What attempts before the job was resumed have failed of does not count.
+        if one[1] < self._callset.first_attempt or one in self._heeded:
+            return False
+        return self._reads.get(one, 0) < _MOST_READS
+
+    def look_at_once(self, call_id: str, in_flight: InFlight | None) -> Findings:
         """Find out what became of one call, without a listing. See ``look``."""
         return self._weigh([call_id], [call_id], [], in_flight)
 
@@ -128,7 +141,7 @@ class Looker:
         unknown: Sequence[str],
         ended: Sequence[str],
         reported: Sequence[tuple[str, int]],
-        in_flight: Mapping[str, Sequence[int]] | None,
+        in_flight: InFlight | None,
         client_gone: bool = False,
     ) -> Findings:
         read: dict[str, Read] = dict.fromkeys(unknown)
@@ -145,7 +158,9 @@ class Looker:
         for_each(read_report, reported, self.threads)
         is_new = any(data is not None for data in read.values()) or bool(reports)
         records = self._current_records(is_new, bool(read))
-        return weigh(self._callset, read, records, client_gone, reports=reports, attempts=in_flight)
+        # Most callsets have no records, and then nobody asks which of 100,000 calls are in flight.
+        attempts = None if in_flight is None else {} if records is None else in_flight(unknown)
+        return weigh(self._callset, read, records, client_gone, reports=reports, attempts=attempts)
 
     def _bounded(self, read: Callable[[], bytes | None]) -> Read:
         try:
@@ -169,11 +184,17 @@ class Looker:
 
     def _read_beacons(self, beacons: Mapping[tuple[str, int], float]) -> list[Sign]:
         """Return the attempts whose beacons were written since the last look. Read and verify each beacon once."""
-        fresh = [one for one, when in beacons.items() if self._modified.get(one, 0.0) < when]
+        # The beacon of a worker that died stays in the storage. An old one shows nothing, also to a client that has
+        # only just begun to look, or that was suspended. Both times are by the storage's clock.
+        oldest, first = self._clock() - BEACON_FRESH, self._callset.first_attempt
+        fresh = [
+            one
+            for one, when in beacons.items()
+            if one[1] >= first and when >= oldest and self._modified.get(one, 0.0) < when
+        ]
         for_each(self._read_beacon, [one for one in fresh if one not in self._beacons], self.threads)
         signs = []
         for one in fresh:
-            self._modified[one] = beacons[one]
             beacon = self._beacons.get(one)
             if beacon is not None:
                 signs.append(Sign(*one, beacon.started_at, beacon.where))

@@ -35,7 +35,7 @@ from typing import Any, NamedTuple
 
 from pywren.aws.errors import was_denied
 from pywren.client import call_state, waiting
-from pywren.client.belief import Findings
+from pywren.client.belief import Findings, Sign
 from pywren.client.call_state import CallState
 from pywren.client.callset import Callset
 from pywren.client.driver.driver import Attempt, Driver, Ready
@@ -43,7 +43,7 @@ from pywren.client.driver.retrying import Over
 from pywren.client.failure_records import FailureRecords, Noted
 from pywren.client.invoking import Invocations
 from pywren.client.lease import Lease, held
-from pywren.client.looking import FETCH_THREADS, Looker
+from pywren.client.looking import FETCH_THREADS, InFlight, Looker
 from pywren.client.monitor import FIRST_POLL, Monitor, poll_delay
 from pywren.client.presence import client_file
 from pywren.client.protocols import Recipe
@@ -72,6 +72,8 @@ logger = logging.getLogger(__name__)
 LOST_GRACE = 60.0
 """Seconds that a status may take to arrive before its call is declared lost."""
 
+_RETRY_POLL = 0.25  # seconds: calls to be invoked again become due one after the other, and a poll costs a request
+
 _MOST_EXPOSURES = 3  # how often a status that anybody may have written is deleted to make room for another attempt
 
 
@@ -81,10 +83,12 @@ class _End(NamedTuple):
     Args:
         status: the status.
         over_what_stands: whether to overwrite the present status, because it is not believed.
+        error: what the futures of this process raise; ``None`` makes it from the status, as other processes do.
     """
 
     status: Status
     over_what_stands: bool = False
+    error: PywrenError | None = None
 
 
 class StagedCallset:
@@ -133,6 +137,7 @@ class StagedCallset:
         self._clock = storage.now if clock is None else clock
         self._timer = timer
         self._lease = lease
+        self._may_drive = True  # False once another client has taken the lease; only the thread that polls writes it
         self._looker = Looker(callset, storage, self._failure_records(noted), self._clock, timer)
         self._lock = threading.RLock()
         # _lock guards everything below.
@@ -140,7 +145,8 @@ class StagedCallset:
         self._poll_again = False  # the monitor found another thread polling; that thread then calls the monitor
         # A call may have several futures, because each unpickled copy is one more future.
         self._futures: dict[str, list[weakref.ref[CallState]]] = {}
-        # Strong references: a program may drop a future whose callback it still expects to run.
+        # Strong references: a program may drop a future whose callback it still expects to run, or those of a job, for
+        # which other processes may wait: this client drives it to its end.
         self._with_callbacks: set[CallState] = set()
         self._order: list[str] = []
         self._passed = 0  # how many calls at the beginning of _order have ended
@@ -152,13 +158,17 @@ class StagedCallset:
         self._silence_told = False
         self._unfetched: dict[str, StorageError] = {}  # for each call, why its output cannot be fetched at present
         self._trouble = Trouble()
-        self._to_end: dict[str, _End] = {}  # what is to be written as soon as the storage takes it
+        # What is to be written as soon as the storage takes it. An entry stays until its call is settled: the driver
+        # decides only once that a call ends, whatever becomes of the request, or of this thread.
+        self._to_end: dict[str, _End] = {}
+        self._wanted_elsewhere = False  # another process may wait for the calls, so dropped futures do not matter
         self._exposures: dict[str, int] = {}
         _callsets.add(self)
 
     def drive(self, driver: Driver, invocations: Invocations) -> None:
         """Become the one that owns the calls: invoke them, repeat what failed, and end what cannot be repeated."""
         self.driver, self._invocations = driver, invocations
+        self._wanted_elsewhere = self.callset.name is not None
         shutdown.wait_for(self)
 
     def payload(self, ready: Ready) -> dict[str, Any]:
@@ -180,7 +190,7 @@ class StagedCallset:
         """End a call that the service has refused for good, after ``map`` has returned."""
         known = error if isinstance(error, PywrenError) else unexpected(error)
         with self._lock:
-            self._to_end.setdefault(call_id, _End(self._client_status(call_id, known)))
+            self._to_end.setdefault(call_id, _End(self._client_status(call_id, known), error=known))
         self._monitor.watch(self)
 
     # -- Origin ------------------------------------------------------------------------------------------------
@@ -237,8 +247,9 @@ class StagedCallset:
         # A status exists already. It may be the worker's, or something that somebody else has written.
         # On the cancelling thread, even while a poll runs: it must not wait for that poll, nor report False for a
         # status that is forged.
-        found = self._looker.look_at_once(call_id, self._in_flight([call_id]))
-        if call_id in found.unbelieved or call_id in found.exposed:
+        found = self._looker.look_at_once(call_id, self._in_flight())
+        # If another process drives the calls, the poll ends an attempt that has died, and this is its true error.
+        if call_id in found.unbelieved or (call_id in found.exposed and self.driver is not None):
             # Unconditional: a conditional write would lose to the status that stands. It overwrites no worker's status,
             # because the worker's own write is conditional and has lost to the same object.
             self._write_end(call_id, error, over_what_stands=True)
@@ -331,6 +342,7 @@ class StagedCallset:
         """Return what another process needs to recreate the future: the callset with its secret, and the storage."""
         if self.callset.deletion is not None:
             self.callset.deletion.detach()  # another process may want the outcome after this one has ended
+        self._wanted_elsewhere = True  # without the lock: one reference
         client = client_file(self.storage, self.callset)
         # Only a process that runs calls itself has announced itself there.
         shown = None if client is None or not client.exists() else str(client)
@@ -351,6 +363,8 @@ class StagedCallset:
                 # A weak reference without a callback: that would run wherever the last reference goes, perhaps under a
                 # lock.
                 self._futures.setdefault(one.call_id, []).append(weakref.ref(one))
+            if self._lease is not None and self.callset.name is not None:
+                self._with_callbacks.update(futures)
             self._order = []  # made again for the next listing, which may have to begin at an earlier call
 
     def watch(self) -> None:
@@ -369,8 +383,8 @@ class StagedCallset:
     def _outstanding(self) -> list[str]:
         """Return, in the order of their keys, the calls that have an unfinished future which something still holds."""
         # While calls wait to be invoked, those in flight are of interest even if nothing holds their futures: their
-        # ends make room.
-        if self.driver is None or not self.driver.holds_back():
+        # ends make room. And nobody but the driver repeats a call whose outcome another process wants.
+        if self.driver is None or not (self._wanted_elsewhere or self.driver.holds_back()):
             # A copy, because dropping a future may run a user's __del__, which may come back here: the lock is
             # reentrant.
             for call_id in [c for c in self._futures if not self._living(c)]:
@@ -384,6 +398,8 @@ class StagedCallset:
         self.records.get(call_id, {}).get("payload", {}).pop("data_inline", None)  # only another attempt needs it
         # May free a status with its output. pop() with a default: a concurrent poll may have settled the call already.
         self._committed.pop(call_id, None)
+        self._to_end.pop(call_id, None)
+        self._exposures.pop(call_id, None)
 
     def _is_awaited(self, call_id: str) -> bool:
         return any(call_state.is_awaited(one) for one in self._living(call_id))
@@ -435,19 +451,20 @@ class StagedCallset:
             unknown = [call_id for call_id in outstanding if call_id not in self._committed]
         # No request, not even a listing: the monitor then drops this callset.
         if not outstanding:
+            if self._lease is not None:
+                self._lease.release()
             return
-        if self._lease is not None:
-            self._lease.renew_if_due()
+        self._may_drive = self._lease is None or self._lease.renew_if_due()
         ended = False
         trouble: PywrenError | None = None
         calls: frozenset[str] | None = None
         try:
             # Ask before reading anything: otherwise the last statuses written before the process ended could be missed.
             client_gone = self._client_alive is not None and bool(unknown) and not self._client_alive()
-            found = self._looker.look(unknown, self._start_after(unknown), self._in_flight(unknown), client_gone)
+            found = self._looker.look(unknown, self._start_after(unknown), self._in_flight(), client_gone)
             self._count_queries(unknown)
             ended = self._carry_out(found)
-            if self._invocations is not None:
+            if self._invocations is not None and self._may_drive:
                 self._invocations.wake()
             if found.missing:
                 self._report_silence(len(found.missing))
@@ -493,7 +510,8 @@ class StagedCallset:
             # It backs off with the age of the last result: an hour of waiting costs at most some 720 LIST requests.
             delay = poll_delay(self._timer() - self._last_progress, self._poll_cost)
         due = None if self.driver is None else self.driver.next_due()
-        return delay if due is None else min(delay, max(due, FIRST_POLL))
+        # A poll wakes the threads that invoke. A call that is due but held back must not cause a poll at every moment.
+        return min(delay, max(due, _RETRY_POLL)) if due else delay
 
     def forget_parent_locks(self) -> None:
         """In a forked child, replace the locks and flags that other threads of the parent may have held or set."""
@@ -503,12 +521,14 @@ class StagedCallset:
         living = [one for call_id in self._futures for one in self._living(call_id)]
         call_state.forget_parent_threads(self.callset.condition, living)
         self._with_callbacks.clear()  # the parent will call these callbacks
-        self.driver = self._invocations = None  # the parent drives the calls; here they are only waited for
+        # The parent drives the calls, and holds their lease. Here they are only waited for.
+        self.driver = self._invocations = self._lease = None
+        self._to_end.clear()
 
     # -- reading -------------------------------------------------------------------------------------------------
 
-    def _in_flight(self, call_ids: Sequence[str]) -> Mapping[str, Sequence[int]] | None:
-        return None if self.driver is None else self.driver.in_flight(call_ids)
+    def _in_flight(self) -> InFlight | None:
+        return None if self.driver is None else self.driver.in_flight
 
     def _count_queries(self, call_ids: Sequence[str]) -> None:
         with self._lock:
@@ -553,9 +573,9 @@ class StagedCallset:
                     # Remember the status, so that the next poll does not read it again only to fetch the same output.
                     self._committed[call_id] = status
         # Before any request below: outcomes that are known must not wait for, or be lost to, requests that may fail.
+        self._mark_running(found.signs)
         self._settle(verdicts)
-        self._mark_running()
-        if self.driver is None:
+        if self.driver is None or not self._may_drive:
             self._end_what_died(found)
         else:
             self._repeat(found, self.driver)
@@ -564,7 +584,7 @@ class StagedCallset:
         return self._fetch_outputs() or ended or bool(verdicts) or bool(found.believed)
 
     def _tell_driver(self, status: Status) -> None:
-        if self.driver is not None:
+        if self.driver is not None and status.attempt != CLIENT_ATTEMPT:
             began, where = status.info.get("start_time"), status.info.get("log_stream_name")
             self.driver.ended(
                 status.call_id,
@@ -574,8 +594,8 @@ class StagedCallset:
                 failed=status.failure is not None or status.exception_traceback is not None,
             )
 
-    def _mark_running(self) -> None:
-        for sign in self._looker.signs:
+    def _mark_running(self, signs: Iterable[Sign]) -> None:
+        for sign in signs:
             if self.driver is not None:
                 self.driver.running(*sign)
             with self._lock:
@@ -591,11 +611,16 @@ class StagedCallset:
         driver.look()
         for (call_id, number), status in found.reports.items():
             self._note_failure(driver, call_id, number, status)
+            self._looker.heed(call_id, number)
+        for call_id in found.exposed - found.deaths.keys():  # with the key of an attempt before the job was resumed
+            self._make_room(call_id)
         for call_id, deaths in found.deaths.items():
             if call_id in found.believed:
                 continue  # the record is about another attempt than the one that has brought the outcome
-            if call_id in found.exposed:
-                self._make_room(call_id)
+            if call_id in found.exposed and not self._make_room(call_id):
+                last = deaths[max(deaths)]
+                self._give_up(call_id, Failure.of(last.error), "")
+                continue
             for number, death in sorted(deaths.items()):
                 step = driver.failed(call_id, number, death.cause, death.error)
                 if isinstance(step, Over):
@@ -603,7 +628,10 @@ class StagedCallset:
         for call_id, _, cause, message in driver.decide():
             text = f"the call is lost: its worker has vanished ({cause.value})"
             self._give_up(call_id, Failure(CallLostError.__name__, text), message)
-        for call_id, _, _, message in driver.overdue(self._clock(), LOST_GRACE):
+        lost_after = self.callset.lost_after(LOST_GRACE)
+        # Before that no attempt can be overdue, and the driver need not look at each of 100,000 calls.
+        overdue = driver.overdue(self._clock(), LOST_GRACE) if lost_after and self._clock() > lost_after else ()
+        for call_id, _, _, message in overdue:
             self._give_up(call_id, Failure(CallLostError.__name__, self._overdue_text()), message)
 
     def _note_failure(self, driver: Driver, call_id: str, number: int, status: Status) -> None:
@@ -623,25 +651,37 @@ class StagedCallset:
         if isinstance(step, Over):
             if status.failure is not None and step.message:
                 status = replace(status, failure=_with_attempts(status.failure, step.message))
-            with self._lock:
-                self._to_end[call_id] = _End(status)
+            self._end(status)
 
-    def _make_room(self, call_id: str) -> None:
+    def _end(self, status: Status) -> None:
+        with self._lock:
+            if status.call_id in self._futures:  # otherwise the call has been settled meanwhile
+                over_what_stands = self._exposures.get(status.call_id, 0) > 0
+                self._to_end.setdefault(status.call_id, _End(status, over_what_stands))
+
+    def _make_room(self, call_id: str) -> bool:
         """Delete a status that anybody may have written, since it would keep every other attempt from ending the call.
+
+        Returns:
+            Whether there is room now. It is False if such statuses have come again and again.
 
         Raises:
             StorageError: the status cannot be deleted now. Nothing has been decided, so the next poll tries again.
         """
         with self._lock:
+            end = self._to_end.get(call_id)
+            if end is not None:  # the driver has decided before; now it is known that nothing that stands counts
+                self._to_end[call_id] = end._replace(over_what_stands=True)
+                return True
             count = self._exposures[call_id] = self._exposures.get(call_id, 0) + 1
-        if count <= _MOST_EXPOSURES:
-            # A worker that is still running may have lost to the status; the driver then invokes the call once more.
-            self.storage.backend.delete([self.callset.call_keys(call_id).status])
+        if count > _MOST_EXPOSURES:
+            return False
+        # A worker that is still running may have lost to the status; the driver then invokes the call once more.
+        self.storage.backend.delete([self.callset.call_keys(call_id).status])
+        return True
 
     def _give_up(self, call_id: str, failure: Failure, message: str) -> None:
-        status = replace(self._blank_status(call_id), failure=_with_attempts(failure, message))
-        with self._lock:
-            self._to_end[call_id] = _End(status, over_what_stands=self._exposures.get(call_id, 0) > 0)
+        self._end(replace(self._blank_status(call_id), failure=_with_attempts(failure, message)))
 
     def _overdue_text(self) -> str:
         whose = "worker" if self.callset.function is None else "function"
@@ -688,22 +728,21 @@ class StagedCallset:
         The statuses also tell users who may not read the records. So an error of the storage delays them only.
         """
         with self._lock:
-            ends = {call_id: end for call_id, end in self._to_end.items() if call_id in self._futures}
-            self._to_end.clear()
+            # Calls that the program has dropped meanwhile need no end: nothing waits for them.
+            self._to_end = ends = {one: end for one, end in self._to_end.items() if one in self._futures}
+            ends = dict(ends)
         done: list[str] = []  # helper threads append to it; this thread settles the calls when they have returned
         trouble: list[StorageError] = []
 
         def write(call_id: str) -> None:
-            status, over_what_stands = ends[call_id]
+            status, over_what_stands, _ = ends[call_id]
             try:
                 # Conditional, unless nothing that stands is believed: a status that arrives at the last moment wins,
-                # and the next poll reads it.
+                # and the next poll reads it. If that status is not believed then, the end is written over it.
                 if not self._write(status, over_what_stands=over_what_stands):
                     return
             except StorageError as problem:
-                if status.failure is None or not was_denied(problem):
-                    with self._lock:
-                        self._to_end.setdefault(call_id, ends[call_id])
+                if not was_denied(problem):
                     trouble.append(problem)
                     return
                 # This process knows of the end all the same.
@@ -711,12 +750,15 @@ class StagedCallset:
             done.append(call_id)
 
         for_each(write, ends, self._looker.threads)
-        self._settle({call_id: self._verdict_of(ends[call_id].status) for call_id in done})
+        self._settle({call_id: self._verdict_of(ends[call_id]) for call_id in done})
         if trouble:
             raise trouble[0]
         return bool(done)
 
-    def _verdict_of(self, status: Status) -> Verdict:
+    def _verdict_of(self, end: _End) -> Verdict:
+        status = end.status
+        if end.error is not None:
+            return Verdict(None, end.error, status)
         if status.output_sha256 is None:
             return of_status(status, status.outcome, self.callset.id)
         data = self._fetch(status)

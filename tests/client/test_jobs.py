@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+import math
 import os
 import threading
 import time
+import weakref
 
 import pytest
 
 import pywren
 from pywren import jobs as public
-from pywren.client import jobs
+from pywren.client import jobs, staged_calls
 from pywren.client.lease import Lease
 from pywren.exceptions import (
     ArgumentError,
@@ -19,8 +22,11 @@ from pywren.exceptions import (
     InvocationError,
     StorageError,
     VersionMismatchError,
+    WorkerCrashedError,
 )
 from pywren.system.home import home, user_key
+from pywren.wire.beacon import Beacon
+from pywren.wire.failure import Failure
 from pywren.wire.keys import JOB_NAME_LIMIT, job_key, jobs_prefix
 from pywren.wire.manifest import ATTEMPTS_EACH, Resumption
 from pywren.wire.status import Status
@@ -29,8 +35,12 @@ from pywren.wire.status import Status
 @pytest.fixture
 def executor():
     """An executor whose calls run when the test says so."""
-    with pywren.dummy_executor() as made:
-        yield made
+    executor = pywren.dummy_executor()
+    yield executor
+    executor.close()
+    # Most tests never run their calls, and a client watches its jobs until they end.
+    for origin in list(staged_calls._callsets):
+        origin._with_callbacks.clear()
 
 
 @pytest.fixture
@@ -344,6 +354,46 @@ def test_a_job_may_be_resumed_again_and_again(executor, run, tmp_path):
     assert outcomes(futures) == [10]
 
 
+def test_a_client_whose_job_was_taken_over_only_reads(executor, run):
+    """It repeats nothing and gives nothing up, but its futures still get their values."""
+    (future,) = executor.map(square, [3], name="a")
+    origin = future._origin
+    assert Lease(executor.storage, origin.callset).acquire(over_any=True)
+    origin._lease._renewed = -math.inf  # a renewal is due
+    origin._looker._last_listing = -math.inf
+    callset, keys = origin.callset, origin.callset.call_keys("00000")
+    report = Status(callset.id, "00000", 1, failure=Failure.of(WorkerCrashedError("killed", -9)))
+    executor.storage.put(keys.attempt(1), report.encode(callset.attempt_key("00000", 1)))
+    origin._poll()
+    assert origin._stands_back
+    assert len(future.attempts) == 1
+    assert origin.driver.counts().held == 0
+    run()
+    assert future.result() == 9
+
+
+def test_what_earlier_attempts_left_behind_does_not_count(executor, run, tmp_path):
+    """Neither reports of failed attempts nor beacons from before the job was resumed end its calls."""
+    (future,) = executor.map(Flag(tmp_path / "flag"), [1], name="a")
+    run()
+    assert isinstance(future.exception(), ValueError)
+    callset = jobs.find(executor.storage, "a").callset()
+    keys = callset.call_keys("00000")
+    crash = Failure.of(WorkerCrashedError("killed", -9))
+    for number in (1, 2, 3):
+        key = callset.attempt_key("00000", number)
+        report = Status(callset.id, "00000", number, failure=crash)
+        executor.storage.put(keys.attempt(number), report.encode(key))
+        executor.storage.put(keys.beacon(number), Beacon(callset.id, "00000", number, 1.0).encode(key))
+    (tmp_path / "flag").touch()
+    (again,) = public.resume("a", executor=executor)
+    again._origin._looker._last_listing = -math.inf  # the next look lists the callset, as it does every two seconds
+    assert not again.done()
+    assert [one.number for one in again.attempts] == [ATTEMPTS_EACH + 1]
+    run()
+    assert again.result() == 10
+
+
 def test_a_job_that_is_done_is_left_alone(executor, run):
     """Nothing is invoked, not even if variables are missing."""
     executor.map(square, [1, 2], name="a", extra_env={"TOKEN": "x"})
@@ -490,6 +540,22 @@ def test_the_executor_must_reach_the_same_workers(executor, run):
 
 class _Elsewhere(pywren.invokers.Invoker):
     pass
+
+
+def test_a_job_is_driven_to_its_end_even_if_nothing_holds_its_futures(executor, run):
+    """Other processes may wait for it, so its client does not forget it."""
+    futures = executor.map(square, [1], name="a")
+    kept = weakref.ref(futures[0])
+    del futures
+    gc.collect()
+    assert kept() is not None
+    run()
+    assert outcomes(pywren.attach("a")) == [1]
+    deadline = time.monotonic() + 60
+    while kept() is not None and time.monotonic() < deadline:
+        time.sleep(0.01)
+        gc.collect()
+    assert kept() is None
 
 
 # -- removing ----------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ import pytest
 import pywren
 from pywren.client import elsewhere, staged_calls, trouble, waiting
 from pywren.client.callset import Callset
+from pywren.client.looking import Looker
 from pywren.client.monitor import Monitor
 from pywren.client.staged_calls import StagedCallset
 from pywren.client.staging import agg_data
@@ -58,6 +59,10 @@ class Worker:
 
     def futures(self, count=1):
         return futures_of(self.origin, (f"{number:05d}" for number in range(count)))
+
+    def goes_through(self, storage):
+        """Have the client use another storage object."""
+        self.origin.storage = self.origin._looker._storage = storage
 
     def status(self, call_id="00000", **members):
         return Status(self.callset.id, call_id, **members)
@@ -310,7 +315,7 @@ class TestStorageTrouble:
     def test_passes(self, caplog):
         """A short outage is logged once and does not reach the caller."""
         worker = Worker()
-        worker.origin.storage = self.Failing(worker.storage)
+        worker.goes_through(self.Failing(worker.storage))
         (item,) = worker.futures()
         assert not item.done()
         worker.origin.storage.failing = False
@@ -323,7 +328,7 @@ class TestStorageTrouble:
         now = [time.time()]
         worker = Worker(clock=lambda: now[0])
         worker.origin._monitor = Mock(spec=Monitor)
-        worker.origin.storage = self.Failing(worker.storage)
+        worker.goes_through(self.Failing(worker.storage))
         items = worker.futures()
         for number in range(40):
             worker.origin.storage.failing = number % 2 == 0
@@ -337,7 +342,7 @@ class TestStorageTrouble:
         """Make a worker whose client has not reached the storage for longer than its patience, and its future."""
         now = [time.time()]
         worker = Worker(clock=lambda: now[0])
-        worker.origin.storage = self.Failing(worker.storage)
+        worker.goes_through(self.Failing(worker.storage))
         (item,) = worker.futures()
         assert not item.done()
         now[0] += trouble.PATIENCE + 1
@@ -374,7 +379,7 @@ class TestStorageTrouble:
     def test_a_time_out_meanwhile_says_what_is_wrong(self):
         """Row 220: even if the outage has just begun, the error is both a TimeoutError and a StorageError."""
         worker = Worker()
-        worker.origin.storage = self.Failing(worker.storage)
+        worker.goes_through(self.Failing(worker.storage))
         (item,) = worker.futures()
         assert not item.done()
         for ask in (item.result, item.exception):
@@ -428,7 +433,7 @@ class TestStorageTrouble:
     def test_does_not_keep_forgotten_futures(self):
         """Stored errors keep no reference to a future, and polling stops when nobody holds one."""
         worker = Worker()
-        worker.origin.storage = self.Failing(worker.storage)
+        worker.goes_through(self.Failing(worker.storage))
         items = worker.futures(2)
         worker.origin.examine()
         assert worker.origin.trouble() is not None
@@ -770,7 +775,7 @@ class TestLocks:
 
                 return asked
 
-        worker.origin.storage = Watching()
+        worker.goes_through(Watching())
 
     @pytest.mark.parametrize("threads", [1, 32])
     def test_none_is_held_during_a_request(self, monkeypatch, threads):
@@ -779,7 +784,7 @@ class TestLocks:
         worker = Worker(queue_patience=100, clock=lambda: now[0])
         seen = []
         self.watched(worker, seen)
-        monkeypatch.setattr(worker.origin, "_threads", lambda: threads)
+        monkeypatch.setattr(Looker, "threads", threads)
         items = worker.futures(9)
         worker.returns("inside", "00000")
         worker.returns_apart("apart", "00001")
@@ -791,14 +796,14 @@ class TestLocks:
         assert items[4].done()
         assert [type(item.exception(10)) for item in items[4:]] == [CallLostError] * 5
         assert items[1].result(10) == "apart"
-        assert {"read_status", "finished_calls", "get", "commit_status"} <= set(seen)
+        assert {"read_status", "look", "get", "commit_status"} <= set(seen)
 
     @pytest.mark.parametrize("count", [1, 2, 3, 40])
     def test_several_calls_that_are_lost_in_one_look(self, monkeypatch, count):
         """Row 67: each call ends with the error, however many threads declare it lost."""
         now = [time.time()]
         worker = Worker(queue_patience=100, clock=lambda: now[0])
-        monkeypatch.setattr(worker.origin, "_threads", lambda: 32)
+        monkeypatch.setattr(Looker, "threads", 32)
         items = worker.futures(count)
         now[0] += 1e6
         done, _ = pywren.wait(items, timeout=30)
@@ -915,7 +920,7 @@ class TestLocks:
         """Stored errors that are raised repeatedly neither grow nor keep the frames of their callers."""
         now = [time.time()]
         worker = Worker(clock=lambda: now[0])
-        worker.origin.storage = TestStorageTrouble.Failing(worker.storage)
+        worker.goes_through(TestStorageTrouble.Failing(worker.storage))
         items = worker.futures(2)
         assert not items[0].done()
         now[0] += trouble.PATIENCE

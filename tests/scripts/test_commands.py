@@ -255,6 +255,9 @@ def test_garbage_is_old_callsets_and_records(account, pywren):
 
 COMMANDS = [
     "get_aws_account_id",
+    "jobs",
+    "resume",
+    "cancel",
     "create_config",
     "test_config",
     "create_role",

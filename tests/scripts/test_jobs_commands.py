@@ -93,6 +93,7 @@ def test_a_name_cannot_control_the_terminal(run):
     """Names are the user's own, but scripts may take them from elsewhere."""
     with package.dummy_executor() as executor:
         executor.map(len, [b""], name="a\x1b[31m\nb")
+        executor.invoker.run_jobs()
     out = run("jobs").out
     assert out.splitlines()[1].startswith("a\\x1b[31m\\nb ")
     assert "\x1b" not in out

@@ -245,6 +245,18 @@ class Driver:
                 return 0
             return sum(one.phase is Phase.HELD and not one.attempts for one in self._record.calls.values())
 
+    def has_uninvoked(self) -> bool:
+        """Tell whether a call waits in the queue that was never invoked."""
+        with self._lock:
+            # The queue has an entry for each such call, and few others: this finds one at once, or searches little.
+            calls = (self._record.calls[call_id] for _, _, call_id in self._record.queue)
+            return any(one.phase is Phase.HELD and not one.attempts for one in calls)
+
+    def wake_waiting(self) -> None:
+        """Wake the threads that are in ``wait``."""
+        with self._lock:
+            self.changed.notify_all()
+
     def wait_until_invoked(self, timeout: float | None) -> bool:
         """Wait until every call was invoked. Return False if ``timeout``, in seconds, runs out first."""
         with self._lock:

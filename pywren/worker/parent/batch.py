@@ -22,7 +22,11 @@ Entry = Any
 
 OnStart = Callable[[int], None]
 OnResults = Callable[[list[tuple[int, RunResult]]], Sequence[Repeat] | None]
-"""Gets results as they arrive, and returns the calls to run again, of those whose results are not final."""
+"""Gets ``[(index, result), …]``, all results that have arrived together, and returns the calls to run again.
+
+Only calls that ``Repeats`` includes may run again. Every other result is final, and there is exactly one final result
+for every call.
+"""
 
 
 # Any thread takes the next key, without a lock: ``next`` of a count is one step in CPython.
@@ -150,6 +154,10 @@ class Batch:
     def waiting(self) -> int:
         """How many calls no child holds, at most: cancelled calls are included until ``take`` skips them."""
         return len(self._returned) + len(self.entries) - self._cursor
+
+    def is_returned(self, index: int) -> bool:
+        """Tell whether a call was taken back from a child and waits for another."""
+        return index in self._returned
 
     def give_back(self, indices: Sequence[int]) -> None:
         """Put calls that were taken back from a child in front of all other calls."""

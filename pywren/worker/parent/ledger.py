@@ -106,8 +106,8 @@ class Ledger:
         """Record the result of a call, unless the call already has a result."""
         if batch.done[index]:
             return
-        if index in batch.cancelled and result.failure is None:
-            # ``cancel`` reported the call as cancelled before its result arrived.
+        if index in batch.cancelled and (result.failure is None or result.failure.cause is Cause.KILLED):
+            # ``cancel`` reported the call as cancelled before its result arrived, or has killed both of its processes.
             result = failed(cancelled_failure(running=True))
         batch.collected.append((index, result))
         self._touched[batch.number] = batch
@@ -196,13 +196,17 @@ class Ledger:
                 continue
             batch.undecided.discard(index)
             if index not in repeated:
-                # Another process may still have the call (``Feeder.back_up``): then this attempt was not the last one.
-                if index not in batch.doubled or not self.holders(batch.number << TICKET_SHIFT | index):
+                # Another process may still have the call (``Feeder.back_up``), or may have died before it began: then
+                # this attempt was not the last one.
+                if index not in batch.doubled or not self._is_with_others(batch, index):
                     self._release(batch, index)
             elif index in batch.cancelled:
                 self.finish(batch, index, failed(cancelled_failure(running=False)))
             else:
                 heapq.heappush(self._delayed, (repeated[index], batch.number << TICKET_SHIFT | index))
+
+    def _is_with_others(self, batch: Batch, index: int) -> bool:
+        return batch.is_returned(index) or bool(self.holders(batch.number << TICKET_SHIFT | index))
 
     def holders(self, ticket: int) -> list[Member]:
         """Return the processes that hold a call: none, one, or two if the call is backed up."""

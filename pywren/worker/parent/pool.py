@@ -204,15 +204,12 @@ class LocalPool:
         Args:
             function: the function.
             args: one packed argument per call.
-            on_results: called on the pump's thread with ``[(index, result), …]``, a list of all results that have
-                arrived together. It must not block. If a call may run again (``repeats``), its index is in the
-                sequence of ``Repeat`` that this function returns when it shall; otherwise the result is final. There
-                is exactly one final result for every call.
-            on_start: called with the index of a call that is running, on the pump's or the submitting thread. Quick
-                calls may end without it, and the call may already have ended.
+            on_results: called on the pump's thread with results (``OnResults``). It must not block.
+            on_start: called with the index of a call that is running, on the pump's or the submitting thread, unless
+                the call is quick.
             extra_env: environment variables of these calls.
-            environment: all other variables that these calls see. The mapping must never change afterwards. ``None``
-                means the variables with which the processes were started.
+            environment: all other variables that these calls see, in a mapping that never changes; ``None`` for those
+                with which the processes were started.
             timeout: seconds after which a running call is killed; ``None`` for no limit.
             references: for each call, the encoded outcomes that the futures in its argument stand for.
             show_output: whether output is shown as it arrives; by default, as chosen when the pool was created.
@@ -227,19 +224,8 @@ class LocalPool:
         shown = self._show_output if show_output is None else show_output
         # Take snapshots before taking the lock: copying big arguments must delay neither the pump nor other callers.
         key, frame = self._functions.encode(function)
-        batch = Batch(
-            function,
-            key,
-            frame,
-            extra_env or {},
-            timeout,
-            shown,
-            on_start,
-            on_results,
-            repeats,
-            most_processes,
-            on_tick,
-        )
+        rules = (repeats, most_processes, on_tick)
+        batch = Batch(function, key, frame, extra_env or {}, timeout, shown, on_start, on_results, *rules)
         batch.add(args, references)
         with self._lock:
             self._require_open()

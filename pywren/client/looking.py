@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+
 from pywren.client.belief import Findings, Read, Sign, weigh
 from pywren.client.callset import Callset
 from pywren.client.failure_records import FailureRecords

@@ -261,12 +261,13 @@ class StagedDispatcher:
         try:
             invocations.run()
         except BaseException:
-            dropped = driver.drop_held()
+            driver.drop_held()
             total = driver.counts().total
-            if len(dropped) < total:
+            invoked = driver.count_invoked()
+            if invoked:
                 logger.warning(
                     "callset %s: %d of %d calls were invoked before map() was stopped; they keep running",
-                    callset.id, total - len(dropped), total,
+                    callset.id, invoked, total,
                 )  # fmt: skip
             raise
 

@@ -79,12 +79,25 @@ def stopwatch() -> Iterator[Callable[[], float]]:
     yield lambda: time.perf_counter() - started
 
 
-def measured_in_child(script: str, arguments: Sequence[str], max_seconds: float) -> Any:
-    """Run a script that calls ``tell`` in a fresh process; return what it measured, or why it failed as a text."""
+def measured_in_child(
+    script: str, arguments: Sequence[str], max_seconds: float, variables: Mapping[str, str] | None = None
+) -> Any:
+    """Run a script that calls ``tell`` in a fresh process; return what it measured, or why it failed as a text.
+
+    Args:
+        script: the path of the script.
+        arguments: its arguments.
+        max_seconds: the most seconds that it may take.
+        variables: environment variables that it gets in addition to those of this process.
+    """
     # files, not pipes: workers that outlive the process would keep a pipe open
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as complaints:
         child = subprocess.Popen(
-            [sys.executable, script, *arguments], stdout=output, stderr=complaints, start_new_session=True
+            [sys.executable, script, *arguments],
+            stdout=output,
+            stderr=complaints,
+            start_new_session=True,
+            env={**os.environ, **(variables or {})},
         )
         try:
             child.wait(timeout=max_seconds)

@@ -19,7 +19,7 @@ from pywren.client.jobs import Job
 from pywren.client.protocols import Invoker, Origin, adapted
 from pywren.client.routes import make_dispatcher
 from pywren.client.staging import StagedDispatcher, agg_data
-from pywren.exceptions import ArgumentError
+from pywren.exceptions import ArgumentError, StorageError
 from pywren.future import ResponseFuture
 from pywren.pickling.adapters import Reduction
 from pywren.pickling.mentions import Mentions
@@ -80,7 +80,8 @@ class Executor:
         # Weak: a callset lives as long as its futures, or as its calls run on this machine.
         self._callsets: weakref.WeakSet[Callset] = weakref.WeakSet()
         self.job_max_runtime = job_max_runtime
-        self._retries: int = wrenconfig.setting(config, "scheduler.retries")
+        self.retries = wrenconfig.setting(config, "scheduler.retries")
+        self.retry_on = ()
         self._max_concurrency: int | None = wrenconfig.setting(config, "scheduler.max_concurrency")
         self.serializer = _make_serializer(self._calls_to, self.runtime_meta_info)
 
@@ -106,6 +107,24 @@ class Executor:
     @job_max_runtime.setter
     def job_max_runtime(self, seconds: float) -> None:
         self._job_max_runtime = arguments.checked_runtime(seconds, self._dispatcher.longest_runtime)
+
+    @property
+    def retries(self) -> int:
+        """How many times a call that failed is tried again, unless a map says otherwise; see ``map``."""
+        return self._retries
+
+    @retries.setter
+    def retries(self, retries: int) -> None:
+        self._retries = arguments.checked_retries(retries)
+
+    @property
+    def retry_on(self) -> tuple[type[BaseException], ...]:
+        """The exceptions after which a call is tried again, unless a map says otherwise; see ``map``."""
+        return self._retry_on
+
+    @retry_on.setter
+    def retry_on(self, retry_on: type[BaseException] | Iterable[type[BaseException]]) -> None:
+        self._retry_on = arguments.checked_errors(retry_on)
 
     # -- making calls ------------------------------------------------------------------------------------------
 
@@ -378,8 +397,17 @@ class Executor:
         Raises:
             StorageError: some calls could not be cancelled, because their storage cannot be written. The others were.
         """
-        # From the end: the calls that have not begun are there, and nobody pays for those.
-        return cancel_each(list(reversed(self._outstanding())))
+        origins, count, trouble = self._origins(), 0, None
+        # First what has not begun: the driver would invoke it as soon as cancelled calls make room.
+        for origin in origins:
+            try:
+                count += origin.withdraw(record=True)
+            except StorageError as error:
+                trouble = error
+        count += cancel_each(_outstanding_of(origins))
+        if trouble is not None:
+            raise trouble
+        return count
 
     @property
     def _is_in_memory(self) -> bool:
@@ -396,9 +424,6 @@ class Executor:
         callsets.sort(key=lambda callset: callset.submitted)
         found = [None if callset.origin is None else callset.origin() for callset in callsets]
         return [origin for origin in found if origin is not None]
-
-    def _outstanding(self) -> list[ResponseFuture]:
-        return [one for origin in self._origins() for one in origin.outstanding() if isinstance(one, ResponseFuture)]
 
     # -- closing -------------------------------------------------------------------------------------------------
 
@@ -445,7 +470,7 @@ class Executor:
     def _await_calls(self, error: BaseException | None) -> None:
         patience = None if error is None else shutdown.WARNING_SECONDS
         # In a loop, because callbacks may make more calls.
-        while futures := self._outstanding():
+        while futures := _outstanding_of(self._origins()):
             _, left = wait(futures, timeout=patience)
             if left:
                 calls = "1 call" if len(left) == 1 else f"{len(left)} calls"
@@ -500,7 +525,7 @@ class Executor:
             options=options,
             policy=policy or self._policy(),
         )
-        if self._is_in_memory:
+        if self._calls_to.runs_here:
             waiting.say_what_is_in_the_way("on this machine")
         try:
             futures = dispatcher.dispatch(submission)
@@ -515,9 +540,13 @@ class Executor:
         """After Ctrl-C during a map, whose futures the program never gets."""
         shutdown.interrupt()
         origin = None if callset.origin is None else callset.origin()
-        # The dispatcher of staged calls says itself how many it has invoked.
-        if origin is not None and self._is_in_memory:
+        if origin is None:
+            return
+        if self._is_in_memory:
             waiting.stop_waiting([origin])
+        else:
+            # The dispatcher says itself how many it has invoked. cancel_all() must still know those.
+            self._keep([one for one in origin.outstanding() if origin.attempts(one)])
 
     def _keep(self, futures: Iterable[CallState]) -> None:
         """Keep futures until they are done, because an origin in a storage forgets futures that nothing else holds."""
@@ -531,10 +560,10 @@ class Executor:
     def _policy(self, retries: Any = None, retry_on: Any = None, backup: bool = False) -> Policy:
         """Return what the driver may do, from the arguments of a map and the settings."""
         if retry_on is None and retries is not None:
-            retry_on = Exception
+            retry_on = self._retry_on or Exception
         return Policy(
             retries=self._retries if retries is None else arguments.checked_retries(retries),
-            retry_on=arguments.checked_errors(retry_on),
+            retry_on=self._retry_on if retry_on is None else arguments.checked_errors(retry_on),
             backup=bool(backup),
             max_concurrency=self._max_concurrency,
         )
@@ -551,6 +580,10 @@ class Executor:
         self._callsets.add(callset)
         callset.facts.update(self.invoker.config(), job_invoke_timestamp=callset.submitted)
         return callset
+
+
+def _outstanding_of(origins: Iterable[Origin]) -> list[ResponseFuture]:
+    return [one for origin in origins for one in origin.outstanding() if isinstance(one, ResponseFuture)]
 
 
 def _made_later(cls: type[Executor], *recipe: Any) -> Executor:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from pywren.client.callset import Callset
+    from pywren.client.driver.driver import Attempt
     from pywren.client.protocols import Origin
     from pywren.storage import Storage
 
@@ -303,6 +304,14 @@ class ResponseFuture(CallState):
     def invoke_status(self) -> dict[str, Any] | None:
         """What the client did for the call (times in seconds); ``None`` until the program has received the outcome."""
         return None if not self._collected or self._origin is None else self._origin.invoke_status(self)
+
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        """The attempts of the call, as far as this process knows them; each is a named tuple. This sends no request.
+
+        The tuple is empty for a future whose call was never invoked, or whose call another process drives.
+        """
+        return () if self._origin is None else self._origin.attempts(self)
 
     @property
     def storage_path(self) -> list[str] | None:

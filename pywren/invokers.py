@@ -239,6 +239,11 @@ class LocalInvoker(Invoker):
         # worker.
         self._worker.get().submit(payload)
 
+    def withdraw(self, callset_id: str) -> list[str]:
+        """Take back the calls of a callset that no child process has begun, and return their ids."""
+        worker = self._worker.peek()
+        return [] if worker is None else worker.withdraw(callset_id)
+
     def config(self) -> dict[str, Any]:
         """Return an empty dict: ``invoke_status`` reports nothing about this invoker."""
         return {}

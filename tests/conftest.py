@@ -61,13 +61,16 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(autouse=True)
-def pywren_home(monkeypatch: pytest.MonkeyPatch) -> Path:
+def pywren_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Set ``PYWREN_HOME`` to a directory that does not exist yet and that no other test uses."""
     # not tmp_path_factory.mktemp(): it lists the directories of all earlier tests to number the next
     home = _HOME / f"test-{next(_numbers)}" / "pywren"
     home.parent.mkdir()
     monkeypatch.setenv("PYWREN_HOME", str(home))
-    return home
+    yield home
+    # A process keeps one file open for each directory in which it made named jobs: here, one for each test.
+    if presence := sys.modules.get("pywren.client.presence"):
+        presence.forget_all()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,6 +22,7 @@ from pywren.system.threads import for_each
 from pywren.version import __version__
 from pywren.wire import digests
 from pywren.wire.call import ASYNC_PAYLOAD_LIMIT, Call
+from pywren.wire.cause import Cause
 from pywren.wire.function import StagedFunction
 from pywren.wire.keys import CallsetKeys
 from pywren.wire.outcome import Outcome
@@ -377,6 +379,58 @@ def test_the_local_invoker_goes_on_after_an_error_of_any_kind(squares, monkeypat
         thread.join(WAIT)
     assert squares.results() == {0: 25}
     assert "no more processes" in caplog.text
+    invoker.close()
+
+
+def status_of(client, index, patience=4 * WAIT):
+    """Wait for the status of a call, and return it."""
+    deadline = time.monotonic() + patience
+    while (data := client.storage.read_status("callset", f"{index:05d}")) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    status = Status.verify(data, SECRET, "callset", f"{index:05d}")
+    assert status.signed
+    return status
+
+
+def test_calls_that_a_closed_local_invoker_has_not_started_end_as_cancelled(tmp_path):
+    """Nobody waits for them for ever, and the running calls go on."""
+    started, go_on = tmp_path / "started", tmp_path / "go_on"
+
+    def hold(names):
+        with open(names[0], "a"):
+            pass
+        while not os.path.exists(names[1]):
+            time.sleep(0.01)
+        return "went on"
+
+    client = Client(tmp_path / "store", hold)
+    invoker = LocalInvoker()
+    count = 3 * (os.cpu_count() or 1)
+    for index in range(count):
+        invoker.invoke(client.payload(index, (str(started), str(go_on))))
+    deadline = time.monotonic() + WAIT
+    while not started.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    invoker.close()
+    assert status_of(client, count - 1).failure.kind == "CallCancelledError"
+    assert status_of(client, count - 1).failure.cause is Cause.CANCELLED
+    go_on.touch()
+    failures = [status_of(client, index).failure for index in range(count)]
+    assert failures[0] is None
+    assert {failure.kind for failure in failures if failure is not None} == {"CallCancelledError"}
+    for thread in local_threads():
+        thread.join(WAIT)
+    invoker.invoke(client.payload(count, (str(started), str(go_on))))  # it takes calls again
+    assert status_of(client, count).failure is None
+
+
+def test_a_staged_call_whose_process_is_killed_says_so(tmp_path):
+    """The status tells that the process was killed, so that the client may run the call again."""
+    client = Client(tmp_path / "store", lambda _: subprocess.run(["kill", "-9", str(os.getpid())], check=False))
+    invoker = LocalInvoker()
+    invoker.invoke(client.payload(0, None))
+    assert status_of(client, 0).failure.cause is Cause.KILLED
     invoker.close()
 
 

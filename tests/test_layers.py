@@ -118,10 +118,10 @@ LAYERS = layers()
 @cache
 def layer(module: str) -> int | None:
     """Return the layer of a module, counted from 0."""
-    name = DOORS[module] if module in DOORS else module.removeprefix("pywren.")
+    parts = (DOORS[module] if module in DOORS else module.removeprefix("pywren.")).split(".")
     heights = {member: height for height, members in enumerate(LAYERS) for member in members}
-    folder = name.partition(".")[0] + "/"
-    return heights.get(name, heights.get(folder))
+    folders = [".".join(parts[:count]) + "/" for count in range(len(parts), 0, -1)]  # the innermost first
+    return next((heights[one] for one in [".".join(parts), *folders] if one in heights), None)
 
 
 def functions() -> list[tuple[int, str]]:

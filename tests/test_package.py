@@ -105,5 +105,5 @@ def test_the_top_level_is_tidy() -> None:
     if listed.returncode != 0:
         pytest.skip("not a clone")
     top = {line.partition("/")[0] for line in listed.stdout.splitlines()}
-    allowed = {"pywren", "tests", "examples", "docs", "benchmarks", ".ci", ".gitignore"}
+    allowed = {"pywren", "tests", "examples", "docs", "benchmarks", ".ci", ".gitignore", "SECURITY.md"}
     assert top <= allowed | {"setup.py", "pyproject.toml", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE"}

@@ -191,8 +191,7 @@ def test_every_key_is_on_the_page() -> None:
         for name in re.findall("`(.*?)`", cell):
             section, _, key = name.rpartition(": ") if ": " in name else (section, "", name)
             found.add(f"{section}.{key}" if section else key)
-    # 0.4's key with only one possible value, and what no client does yet
-    unspoken = {"runtime.runtime_storage", "scheduler.retries"}
+    unspoken = {"runtime.runtime_storage"}  # 0.4's key with only one possible value
     assert set(wrenconfig.KEYS) - unspoken <= found <= set(wrenconfig.KEYS)
 
 

@@ -300,7 +300,7 @@ BY_CODE: Mapping[str, Meaning] = {
         (
             "EntityTooLarge",
             Meaning(
-                "the object is larger than the 5 GB limit of one upload: return less data, or have the function "
+                "the object is larger than the service stores (S3: 5 TB): return less data, or have the function "
                 "store the data in parts and return the locations of the parts"
             ),
         ),

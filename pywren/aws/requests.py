@@ -67,6 +67,7 @@ class FunctionSpec:
         layers: ARNs of layer versions, in order.
         environment: the function's environment variables; ``None`` leaves them unchanged.
         handler: the function's entry point.
+        description: what the console shows; an empty text leaves it unchanged.
     """
 
     name: str
@@ -79,6 +80,7 @@ class FunctionSpec:
     layers: tuple[str, ...] = ()
     environment: Mapping[str, str] | None = None
     handler: str = HANDLER
+    description: str = ""
 
     def configuration(self) -> dict[str, Any]:
         """Return the arguments that CreateFunction and UpdateFunctionConfiguration share."""
@@ -91,6 +93,8 @@ class FunctionSpec:
             "EphemeralStorage": {"Size": self.ephemeral_storage},
             "Layers": list(self.layers),
         }
+        if self.description:
+            settings["Description"] = self.description
         if self.environment is not None:
             settings["Environment"] = {"Variables": dict(self.environment)}
         return settings

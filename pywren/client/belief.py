@@ -89,8 +89,10 @@ def weigh(
         # before.
         numbers = None if attempts is None else attempts.get(call_id, ())
         deaths = {} if records is None else _deaths(callset, call_id, status, records, numbers)
-        if deaths:
-            found.deaths[call_id] = deaths
+        # Failures before the job was resumed do not count, but a key that they have shown proves nothing any more.
+        current = {number: death for number, death in deaths.items() if number >= callset.first_attempt}
+        if current:
+            found.deaths[call_id] = current
         if status is None:
             found.missing.append(call_id)
         elif isinstance(status, Status) and status.signed:

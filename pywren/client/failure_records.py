@@ -42,9 +42,9 @@ _Answer = TypeVar("_Answer")
 FIRST_LISTING = 5.0
 """Seconds from submission to the first listing of records. Few maps need a listing, and each one is a LIST request."""
 
-SLOWEST_LISTING = 60.0
-"""The longest time in seconds between two listings of records: one LIST request a minute costs 0.03 cents an hour (S3
-prices, 2026)."""
+SLOWEST_LISTING = 10.0
+"""The longest time in seconds between two listings of records: one LIST request every ten seconds costs 0.18 cents an
+hour (S3 prices, 2026)."""
 
 ASK_AGAIN = 60.0
 """Seconds after which a denied request is sent again, because permissions may have changed."""

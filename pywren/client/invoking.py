@@ -106,6 +106,15 @@ class Invocations:
         except RuntimeError:  # too many threads; the next poll tries again
             self._rest()
 
+    @property
+    def run_here(self) -> bool:
+        """Whether the calls run on this machine."""
+        return self._invoker.runs_here
+
+    def withdraw(self) -> list[str]:
+        """Take back the calls that the invoker has accepted and not started, if it can. Return their ids."""
+        return self._invoker.withdraw(self._callset_id)
+
     def _run_behind(self) -> None:
         try:
             _Crew(self, patient=False).work_together()

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, Protocol
 from pywren.client.callset import Callset
 from pywren.client.elsewhere import origin_for
 from pywren.client.lease import STALE, Lease, held
-from pywren.client.presence import announce, client_of
+from pywren.client.presence import announce, client_file, client_of
 from pywren.client.protocols import Invoker
 from pywren.exceptions import (
     ArgumentError,
@@ -242,15 +242,9 @@ def _whereabouts(invoker: Invoker) -> dict[str, Any]:
 
 
 def _announce(storage: Storage, callset: Callset) -> None:
-    path = _client_file(storage, callset)
+    path = client_file(storage, callset)
     if path is not None:
         announce(path, Path(storage.path[1], ".pywren-incoming"))
-
-
-def _client_file(storage: Storage, callset: Callset) -> Path | None:
-    """Return the file that the client of a callset keeps locked, if the storage is on this machine."""
-    backend, root, _ = storage.path
-    return Path(root, callset.keys.root, "client") if backend == "localhost" else None
 
 
 def _threads(storage: Storage) -> int:
@@ -424,7 +418,7 @@ class Job:
         """Return how to find out whether the process that runs the calls is alive: a file, or a function."""
         if not self.is_here:
             return None, None
-        path = _client_file(self.storage, callset)
+        path = client_file(self.storage, callset)
         return (None, _Driven(self.storage, callset)) if path is None else (str(path), None)
 
     def progress(self) -> Progress:
@@ -490,7 +484,7 @@ class Job:
 
     def holder(self, callset: Callset) -> Holder | None:
         """Return which client drives the job; ``None`` if none does."""
-        path = _client_file(self.storage, callset) if self.is_here else None
+        path = client_file(self.storage, callset) if self.is_here else None
         if path is None:
             return held(self.storage, callset)
         client = client_of(path)
@@ -572,7 +566,7 @@ class Job:
         Raises:
             ArgumentError: another client drives it.
         """
-        path = _client_file(self.storage, callset) if self.is_here else None
+        path = client_file(self.storage, callset) if self.is_here else None
         holder = self.holder(callset)
         if holder is not None and (outstanding or (path is None and holder.id)):
             raise self._driven_by(holder)

@@ -1,7 +1,7 @@
 """``LocalAttempts``: the attempts of the calls of one callset that runs in the pool of this machine.
 
 Almost all calls return at their first attempt, and cost nothing here: the driver is made when the first attempt fails,
-and knows only the calls of which one has failed.
+and knows only the calls of which one has failed. With ``backup=True`` it knows all calls from the start.
 
 The pump reports results; any thread may ask for the attempts of a call, or cancel it. ``_driver`` is set once, by the
 pump, and read by others without a lock. The driver has its own lock, and calls nothing.
@@ -13,17 +13,19 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from pywren.client.call_state import CallState
 from pywren.client.callset import Callset
-from pywren.client.driver.driver import Attempt, Driver
 from pywren.client.driver.policy import Policy
-from pywren.client.driver.retrying import Again, Over
 from pywren.client.verdict import Verdict, of_result
+from pywren.exceptions import CallCancelledError
 from pywren.wire.cause import Cause
 from pywren.worker.task import Repeats, RunResult
+
+if TYPE_CHECKING:
+    from pywren.client.driver.driver import Attempt, Driver
 
 logger = logging.getLogger(__name__)
 
@@ -43,62 +45,130 @@ class LocalAttempts:
         self._callset = callset
         self._policy = policy
         self._driver: Driver | None = None
+        self._backups: dict[tuple[str, str], int] = {}  # numbers of attempts, by call and process
         self.repeats = Repeats.NEVER
-        if policy.retries:
+        if policy.retries or policy.backup:
             self.repeats = Repeats.ERRORS if policy.retry_on else Repeats.FAILURES
 
-    def failed(self, call_id: str, verdict: Verdict, result: RunResult) -> float | Verdict:
-        """Decide about a failed attempt: return in how many seconds the call runs again, or how it has ended."""
+    def failed(self, call_id: str, verdict: Verdict, result: RunResult) -> float | Verdict | None:
+        """Decide about a failed attempt.
+
+        Returns:
+            In how many seconds the call runs again, or how it has ended; ``None`` while another attempt runs.
+        """
         try:
-            step = self._step(call_id, verdict.error or Exception(), result)
+            step = self._step(call_id, verdict, result)
         except Exception:
             # ``isinstance`` with a class of the program may run its code. The call must end all the same.
             logger.exception("whether call %s runs again cannot be decided", call_id)
             return verdict
-        if isinstance(step, Again):
-            return step.delay
-        return _named(verdict, result, step.message, self._callset.id, call_id)
+        if step is None or isinstance(step, float):
+            return step
+        return _named(verdict, result, step, self._callset.id, call_id)
 
-    def _step(self, call_id: str, error: BaseException, result: RunResult) -> Again | Over:
+    def _step(self, call_id: str, verdict: Verdict, result: RunResult) -> float | str | None:
+        """Ask the driver, and return a delay, or words that name all attempts, or ``None``."""
+        from pywren.client.driver.driver import Driver  # imported here, as most callsets need no driver
+        from pywren.client.driver.retrying import Again
+
         driver = self._driver
         if driver is None:
             driver = self._driver = Driver((), self._policy)
         driver.look()
-        number = self._number(call_id)
+        number = self._number(call_id, result)
         if number is None:
             number = 1
             driver.accepted(call_id, number, "", self._callset.submitted)
-        driver.running(call_id, number, None, _where(result))
-        step = driver.failed(call_id, number, _cause(result), error)
+        began = None if result.success is None else _began(result, verdict.known_at)
+        driver.running(call_id, number, began, _where(result))
+        step = driver.failed(call_id, number, _cause(result), verdict.error or Exception())
         if isinstance(step, Again):
             number = driver.take(call_id).number
             driver.accepted(call_id, number, "", time.time() + step.delay)
-            return step
+            return float(step.delay)
+        if step is None and driver.in_flight([call_id])[call_id]:
+            return None
         driver.settled(call_id, failed=True)
-        return step or Over()
+        return "" if step is None else step.message
 
-    def _number(self, call_id: str) -> int | None:
-        """Return the number of the latest attempt of a call, if the driver knows the call."""
+    def _number(self, call_id: str, result: RunResult) -> int | None:
+        """Return the number of the attempt that has brought a result, if the driver knows the call."""
         known = () if self._driver is None else self._driver.attempts(call_id)
-        return known[-1].number if known else None
+        if self._driver is None or not known:
+            return None
+        in_flight = self._driver.in_flight([call_id])[call_id] or [known[-1].number]
+        # Of a call that was backed up, the result tells the process. An attempt whose process died before it began is
+        # with another process by now.
+        number = self._backups.get((call_id, _where(result)))
+        return number if number in in_flight else in_flight[0]
 
     def ended(self, verdicts: Sequence[tuple[CallState, Verdict]]) -> None:
         """Record the outcomes of calls."""
         for one, verdict in verdicts:
-            number = self._number(one.call_id)  # ``None`` for a call that has returned at its first attempt
             result = verdict.source
-            if number is not None and self._driver is not None and isinstance(result, RunResult):
+            if not isinstance(result, RunResult):
+                continue
+            number = self._number(one.call_id, result)  # ``None`` for a call that has returned at its first attempt
+            if number is not None and self._driver is not None:
                 began = _began(result, verdict.known_at)
+                self._cancel_others(one.call_id, number, "another attempt ended first")
                 self._driver.ended(one.call_id, number, began, _where(result), failed=not result.success)
 
-    def settled(self, call_id: str) -> None:
+    def cancelled(self, call_id: str) -> None:
         """Record that a call was cancelled."""
         if self._driver is not None:
+            self._cancel_others(call_id, 0, "the call was cancelled")
             self._driver.settled(call_id, failed=True)
 
+    def _cancel_others(self, call_id: str, number: int, text: str) -> None:
+        """Record that all attempts of a call but one, which has ended it, are cancelled."""
+        if self._driver is not None:
+            for other in self._driver.in_flight([call_id]).get(call_id, ()):
+                if other != number:
+                    self._driver.failed(call_id, other, Cause.CANCELLED, CallCancelledError(text))
+
+    # -- backups -----------------------------------------------------------------------------------------------
+
+    def watch(self, call_ids: Iterable[str]) -> None:
+        """Have the driver know all calls, as it must to find those that take much longer than the others."""
+        from pywren.client.driver.driver import Driver
+
+        driver = Driver(call_ids, self._policy)
+        for call_id in call_ids:
+            number = driver.take(call_id).number
+            driver.accepted(call_id, number, "", self._callset.submitted)
+        self._driver = driver
+
+    def started(self, call_id: str) -> None:
+        """Record that a call has started, if the driver needs to know that."""
+        if self._driver is not None and self._policy.backup:
+            self._driver.running(call_id, self._driver.attempts(call_id)[-1].number, time.time(), "")
+
+    def start_backups(self, start: Callable[[str], int | None]) -> None:
+        """Start second attempts of the calls that take much longer than the others.
+
+        Args:
+            start: starts one, and returns the id of the process that runs it; ``None`` if no process could be given it.
+        """
+        from pywren.client.driver.driver import Ready
+
+        driver = self._driver
+        if driver is None:
+            return
+        driver.look()
+        driver.decide()
+        while isinstance(ready := driver.next_call(), Ready):
+            process = start(ready.call_id)
+            if process is None:
+                driver.throttled(ready.call_id, ready.number)  # it stays in the queue until a process is free
+                return
+            driver.accepted(ready.call_id, ready.number, "", time.time())
+            self._backups[ready.call_id, _process(process)] = ready.number
+            driver.running(ready.call_id, ready.number, time.time(), _process(process))
+
     @property
-    def any_failed(self) -> bool:
-        """Whether an attempt of any call has failed in a way that was decided about here."""
+    def is_driven(self) -> bool:
+        """Whether the driver knows any calls."""
         return self._driver is not None
 
     def of(self, call_id: str, verdict: Verdict | None) -> tuple[Attempt, ...]:
@@ -113,6 +183,8 @@ class LocalAttempts:
 
     def _first(self, verdict: Verdict | None) -> Attempt:
         """Return the only attempt of a call that the driver does not know."""
+        from pywren.client.driver.driver import Attempt
+
         submitted = self._callset.submitted
         if verdict is None or not isinstance(verdict.source, RunResult):
             return Attempt(1, None, "", "", submitted, None, "", backup=False)
@@ -134,7 +206,11 @@ def _cause(result: RunResult) -> Cause:
 
 def _where(result: RunResult) -> str:
     process: Any = result.info.get("process")
-    return "" if process is None else f"process {process}"
+    return "" if process is None else _process(process)
+
+
+def _process(pid: int) -> str:
+    return f"process {pid}"
 
 
 def _began(result: RunResult, ended: float) -> float:

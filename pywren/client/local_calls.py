@@ -108,7 +108,7 @@ class LocalCallset:
         # midway.
         self._batch: Any = None
         self._sent: _Sent | None = None
-        self._most_processes = policy.max_concurrency
+        self._policy = policy
         self._attempts = LocalAttempts(callset, policy)
         # Strong references, unlike in StagedCallset: the pool reports every call anyway, and the report removes the
         # entry.
@@ -130,6 +130,8 @@ class LocalCallset:
         """Submit the calls to the pool and return their futures."""
         # All futures exist before the pool knows of the calls: the pump may report a result before submit() returns.
         futures = futures_of(self, map(create_call_id, range(len(submission.arguments))))
+        if self._policy.backup:
+            self._attempts.watch([one.call_id for one in futures])
         # The result of a tiny map may be complete before this assignment. Then _on_results() clears ``_batch`` first
         # and it is set again here; the cycle is then left to the garbage collector.
         self._batch = self._pool.submit(
@@ -142,7 +144,8 @@ class LocalCallset:
             on_results=self._on_results,
             show_output=show_output,
             repeats=self._attempts.repeats,
-            most_processes=self._most_processes,
+            most_processes=self._policy.max_concurrency,
+            on_tick=self._on_tick if self._policy.backup else None,
         )
         self._sent = _Sent.of(submission)  # done last, because the calls are already running
         return futures
@@ -192,6 +195,16 @@ class LocalCallset:
         one = self._futures.get(index)
         if one is not None:
             call_state.mark_running(one)
+            self._attempts.started(one.call_id)
+
+    def _on_tick(self, _: int) -> None:
+        # On the pump's thread.
+        if self._pool.has_idle():
+            self._attempts.start_backups(self._back_up)
+
+    def _back_up(self, call_id: str) -> int | None:
+        batch = self._batch
+        return None if batch is None else self._pool.back_up(batch, int(call_id))
 
     def _on_results(self, results: Sequence[tuple[int, RunResult]]) -> Sequence[Repeat]:
         # On the pump's thread, for as many results as have arrived together. of_result() unpickles here: the value is
@@ -208,7 +221,7 @@ class LocalCallset:
             one = self._futures.pop(index, None)
             if one is not None:  # otherwise cancel() on another thread came first
                 verdicts.append((one, of_result(result, self.callset.id, one.call_id, now)))
-        if self._attempts.any_failed:
+        if self._attempts.is_driven:
             self._attempts.ended(verdicts)
         if not self._futures:
             self._batch = None  # the batch refers to this object; breaking the cycle frees both with the last future
@@ -242,7 +255,7 @@ class LocalCallset:
         if isinstance(step, Verdict):
             if self._futures.pop(index, None) is not None:
                 verdicts.append((one, step))
-        else:
+        elif step is not None:
             # The future stays where cancel() finds it. If that was faster, the pool ends the call instead of running
             # it, and this function hears of it.
             repeats.append(Repeat(index, step))
@@ -296,7 +309,7 @@ class LocalCallset:
         """Return the futures of the calls that have no outcome yet."""
         return list(self._futures.values())  # a copy, which is one step: the pump removes entries meanwhile
 
-    def withdraw(self) -> int:
+    def withdraw(self, *, record: bool = False) -> int:
         """Cancel the calls that no process has begun. Return how many were cancelled."""
         # From the end: the pool takes calls from the beginning, and gives out more while this thread cancels.
         return sum(self._cancel(one, running=False) for one in reversed(self.outstanding()))
@@ -312,7 +325,7 @@ class LocalCallset:
         # The pool still reports this call, as cancelled or with whatever else ended its process first. If the pump pops
         # the future before this thread does, both settle it, the first verdict counts, and the return value says which.
         self._futures.pop(index, None)
-        self._attempts.settled(target.call_id)
+        self._attempts.cancelled(target.call_id)
         call_state.settle([(target, Verdict(None, error, result, time.time()))])
         # Another process may be waiting for this call: it learns of the cancellation from the stored status.
         self._store_if_known(target)

@@ -68,6 +68,13 @@ class LocalWorker:
             threading.Thread(target=self._work, name="pywren-local-call", daemon=True).start()
             self._running += 1
 
+    def withdraw(self, callset_id: str) -> list[str]:
+        """Take back the calls of a callset that no thread has taken, and return their ids."""
+        with self._lock:
+            taken = [payload for payload in self._waiting if payload.get("callset_id") == callset_id]
+            self._waiting = deque(payload for payload in self._waiting if payload.get("callset_id") != callset_id)
+        return [str(payload["call_id"]) for payload in taken]
+
     def close(self) -> None:
         """Cancel the calls that have not started. Running calls go on to their end."""
         with self._lock:

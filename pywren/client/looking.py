@@ -107,9 +107,11 @@ class Looker:
             self._last_listing = self._timer()
             # The listing also shows calls that were settled before: reading those again would be wasted.
             ended = [call_id for call_id in listing.statuses if call_id in wanted]
+            # What attempts before the job was resumed left behind tells nothing about the present ones.
+            first = self._callset.first_attempt
             if in_flight is not None:
                 reported = [one for one in listing.attempts if one[0] in wanted and self._is_new(one)]
-            beacons = {one: when for one, when in listing.beacons.items() if one[0] in wanted}
+            beacons = {one: when for one, when in listing.beacons.items() if one[0] in wanted and one[1] >= first}
         signs = self._read_beacons(beacons)
         found = self._weigh(unknown, ended, reported, in_flight, client_gone)
         # Only now: if anything above has failed, the caller has not got the signs, and the next look finds them again.

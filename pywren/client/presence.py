@@ -15,7 +15,9 @@ import time
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from pywren.client.callset import Callset
 from pywren.exceptions import StorageError
+from pywren.storage import Storage
 from pywren.storage.localhost_backend import is_locked
 from pywren.system.private_files import make_directories, temporary_file
 
@@ -37,6 +39,12 @@ class Client(NamedTuple):
 
     pid: int
     since: float
+
+
+def client_file(storage: Storage, callset: Callset) -> Path | None:
+    """Return the file that the client of a callset keeps locked; ``None`` if the storage is not on this machine."""
+    backend, root, _ = storage.path
+    return Path(root, callset.keys.root, "client") if backend == "localhost" else None
 
 
 def announce(path: Path, scratch: Path) -> None:
@@ -100,7 +108,8 @@ def _make(scratch: Path) -> str:
     return name
 
 
-def _after_fork() -> None:
+def forget_all() -> None:
+    """Show no more that this process is alive. A forked child does this at once, and tests when they end."""
     # flock(2) belongs to the open file, which fork(2) shares: a copy that stays open in a child would keep the lock
     # after the parent has died.
     for file in _open:
@@ -110,4 +119,4 @@ def _after_fork() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(after_in_child=forget_all)

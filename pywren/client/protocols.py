@@ -81,6 +81,14 @@ class Invoker:
         """
         raise NotImplementedError
 
+    def withdraw(self, callset_id: str) -> list[str]:
+        """Take back the calls of a callset that wait on this machine, and return their ids. They will not run.
+
+        Args:
+            callset_id: the callset.
+        """
+        return []
+
     def config(self) -> dict[str, Any]:
         """Return what ``invoke_status`` reports about the invoker."""
         return {}
@@ -157,10 +165,14 @@ class Origin(Protocol):
     def outstanding(self) -> list[CallState]:
         """Return one future for every call of the callset that is not known to have ended, as far as futures live."""
 
-    def withdraw(self) -> int:
+    def withdraw(self, *, record: bool = False) -> int:
         """Cancel the calls of the callset that have not left this machine and not begun here. Return how many.
 
-        The main thread calls this after Ctrl-C, so it must be quick: it sends no request.
+        Args:
+            record: return only when other processes can know of it. After Ctrl-C, which must be quick, it is False.
+
+        Raises:
+            StorageError: other processes cannot know of it, because the storage cannot be written.
         """
 
     def run_status(self, future: CallState) -> dict[str, Any] | None:

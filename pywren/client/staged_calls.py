@@ -45,6 +45,7 @@ from pywren.client.invoking import Invocations
 from pywren.client.lease import Lease, held
 from pywren.client.looking import FETCH_THREADS, InFlight, Looker
 from pywren.client.monitor import FIRST_POLL, Monitor, poll_delay
+from pywren.client.presence import client_file
 from pywren.client.protocols import Recipe
 from pywren.client.trouble import Trouble
 from pywren.client.verdict import Verdict, of_status, unexpected
@@ -144,7 +145,8 @@ class StagedCallset:
         self._poll_again = False  # the monitor found another thread polling; that thread then calls the monitor
         # A call may have several futures, because each unpickled copy is one more future.
         self._futures: dict[str, list[weakref.ref[CallState]]] = {}
-        # Strong references: a program may drop a future whose callback it still expects to run.
+        # Strong references: a program may drop a future whose callback it still expects to run, or those of a job, for
+        # which other processes may wait: this client drives it to its end.
         self._with_callbacks: set[CallState] = set()
         self._order: list[str] = []
         self._passed = 0  # how many calls at the beginning of _order have ended
@@ -261,6 +263,8 @@ class StagedCallset:
         """Where the calls run."""
         if self.callset.function is not None:
             return f"in the Lambda function {self.callset.function}"
+        if self._invocations is not None and self._invocations.run_here:
+            return "on this machine"
         queue = self.callset.facts.get("sqs_queue_name_name")
         return "on workers" if queue is None else f"on the workers of the queue {queue}"
 
@@ -270,16 +274,34 @@ class StagedCallset:
             living = [self._living(call_id) for call_id in self._outstanding()]
         return [one for futures in living for one in futures[:1] if not call_state.is_done(one)]
 
-    def withdraw(self) -> int:
-        """Cancel the calls that were never invoked, and return how many. Return immediately."""
-        dropped = [] if self.driver is None else self.driver.drop_held()
-        with self._lock:
-            for call_id in dropped:
-                error = CallCancelledError("the call was cancelled before it was invoked")
-                self._to_end.setdefault(call_id, _End(self._client_status(call_id, error)))
-        if dropped:
-            self._monitor.watch(self)  # another process may wait for these calls, so they get a status
-        return len(dropped)
+    def withdraw(self, *, record: bool = False) -> int:
+        """Cancel the calls that were never invoked or that wait for a process of this machine. Return how many.
+
+        Args:
+            record: return only when their statuses are written, for which another process may wait. Otherwise return
+                immediately, and write them later.
+
+        Raises:
+            StorageError: a status could not be written. The calls are cancelled all the same.
+        """
+        if self.driver is None or self._invocations is None:
+            return 0
+        taken = {*self.driver.drop_held(), *self._invocations.withdraw()}
+        error = CallCancelledError("the call was cancelled before it began")
+        ends = [self._client_status(call_id, error) for call_id in taken]
+        self._settle({status.call_id: self._verdict_of_error(status.call_id, error) for status in ends})
+        if record:
+            for_each(self._write, ends, self._looker.threads)
+        elif ends:
+            # Daemon: Ctrl-C usually ends the program, which must not wait for thousands of requests.
+            threading.Thread(target=self._write_behind, args=(ends,), name="pywren-cancel", daemon=True).start()
+        return len(ends)
+
+    def _write_behind(self, ends: Sequence[Status]) -> None:
+        try:
+            for_each(self._write, ends, self._looker.threads)
+        except StorageError as error:
+            logger.debug("cannot record that calls of callset %s were cancelled: %s", self.callset.id, error)
 
     def held_back(self) -> str | None:
         """Return how many calls were not invoked yet, on purpose, and why; ``None`` if there are none."""
@@ -321,7 +343,10 @@ class StagedCallset:
         if self.callset.deletion is not None:
             self.callset.deletion.detach()  # another process may want the outcome after this one has ended
         self._wanted_elsewhere = True  # without the lock: one reference
-        return self.callset, self.storage, None, self._record(target.call_id)
+        client = client_file(self.storage, self.callset)
+        # Only a process that runs calls itself has announced itself there.
+        shown = None if client is None or not client.exists() else str(client)
+        return self.callset, self.storage, shown, self._record(target.call_id)
 
     def _record(self, call_id: str) -> dict[str, Any]:
         """Return what is known of one call: its payload without secrets and argument, and the client's actions."""
@@ -338,6 +363,8 @@ class StagedCallset:
                 # A weak reference without a callback: that would run wherever the last reference goes, perhaps under a
                 # lock.
                 self._futures.setdefault(one.call_id, []).append(weakref.ref(one))
+            if self._lease is not None and self.callset.name is not None:
+                self._with_callbacks.update(futures)
             self._order = []  # made again for the next listing, which may have to begin at an earlier call
 
     def watch(self) -> None:
@@ -591,6 +618,8 @@ class StagedCallset:
         for (call_id, number), status in found.reports.items():
             self._note_failure(driver, call_id, number, status)
             self._looker.heed(call_id, number)
+        for call_id in found.exposed - found.deaths.keys():  # with the key of an attempt before the job was resumed
+            self._make_room(call_id)
         for call_id, deaths in found.deaths.items():
             if call_id in found.believed:
                 continue  # the record is about another attempt than the one that has brought the outcome

@@ -231,7 +231,7 @@ class StagedDispatcher:
         return _ArgumentStager(self.storage, submission, template).stage()
 
     def _check_objects(self, function: bytes, arguments: Sequence[Packed]) -> None:
-        # Before the first PUT: S3 refuses an object beyond 5 GB only after it has received most of it.
+        # Before the first PUT: S3 refuses an object that is too big only after it has received most of it.
         limit = getattr(self.storage.backend, "object_limit", None)
         if limit is None:
             return
@@ -262,8 +262,7 @@ class StagedDispatcher:
             invocations.run()
         except BaseException:
             driver.drop_held()
-            total = driver.counts().total
-            invoked = driver.count_invoked()
+            invoked, total = driver.count_accepted(), driver.counts().total
             if invoked:
                 logger.warning(
                     "callset %s: %d of %d calls were invoked before map() was stopped; they keep running",

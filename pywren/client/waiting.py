@@ -13,6 +13,7 @@ import logging
 import threading
 import time
 import weakref
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -208,30 +209,40 @@ def stop_waiting(origins: Iterable[Origin]) -> None:
         origins: where the outcomes that the program has waited for come from.
     """
     shutdown.interrupt()
-    cancelled, places, names = 0, [], []
+    cancelled, left = 0, []
     for origin in origins:
         cancelled += origin.withdraw()
-        left = origin.outstanding()
-        if left:
-            places.append((len(left), origin.place))
-            names += [f"{one.callset_id[:8]}/{one.call_id}" for one in left]
-            _left_running.update(left)
+        left.append((origin, origin.outstanding()))
     if cancelled:
-        calls = "1 call that had not begun was" if cancelled == 1 else f"{cancelled} calls that had not begun were"
-        logger.warning("stopped waiting; %s cancelled on this machine", calls)
-    if names:
-        counted: dict[str, int] = {}
-        for count, place in places:
-            counted[place] = counted.get(place, 0) + count
-        (place, count), *others = counted.items()
-        calls = "1 call is" if count == 1 else f"{count} calls are"
-        where = ", ".join([f"{calls} still running {place}", *(f"{count} {place}" for place, count in others)])
-        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        logger.warning(
-            "stopped waiting; %s: %s%s. The futures stay valid: wait for them again to collect the results, or stop "
-            "the calls with cancel() or executor.cancel_all()",
-            where, ", ".join(names[:_NAMED]), more,
-        )  # fmt: skip
+        calls = "1 call that was" if cancelled == 1 else f"{cancelled} calls that were"
+        verb = "was" if cancelled == 1 else "were"
+        logger.warning("stopped waiting; %s still waiting on this machine %s cancelled", calls, verb)
+    running = [one for _, futures in left for one in futures]
+    if running:
+        _left_running.update(running)
+        logger.warning("stopped waiting; %s. %s", _what_runs(left), _how_to_go_on([origin for origin, _ in left]))
+
+
+def _what_runs(left: Iterable[tuple[Origin, Sequence[CallState]]]) -> str:
+    counts: Counter[str] = Counter()
+    names = []
+    for origin, futures in left:
+        counts[origin.place] += len(futures)
+        names += [f"{one.callset_id[:8]}/{one.call_id}" for one in futures]
+    (place, count), *others = [(place, count) for place, count in counts.items() if count]
+    calls = "1 call is" if count == 1 else f"{count} calls are"
+    where = ", ".join([f"{calls} still running {place}", *(f"{count} {place}" for place, count in others)])
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"{where}: {', '.join(names[:_NAMED])}{more}"
+
+
+def _how_to_go_on(origins: Iterable[Origin]) -> str:
+    jobs = [f"pywren.attach({name!r})" for origin in origins if (name := origin.callset.name)]
+    attach = f", or get them in another process with {', '.join(jobs)}" if jobs else ""
+    return (
+        f"The futures stay valid: wait for them again to collect the results{attach}; or stop the calls with cancel() "
+        "or executor.cancel_all()"
+    )
 
 
 def say_what_is_in_the_way(place: str) -> None:

@@ -19,6 +19,7 @@ from pywren.cloud.names import OWNER_TAG, Names, is_ours
 from pywren.cloud.plan import Step
 from pywren.cloud.policies import tls_only
 from pywren.exceptions import ConfigError, DeploymentError
+from pywren.wire.keys import jobs_prefix
 
 logger = logging.getLogger(__name__)
 
@@ -361,9 +362,10 @@ def _expiry_rules(names: Names, days: int) -> list[dict[str, Any]]:
     """Return the lifecycle rules of a configuration.
 
     Runtimes have the same prefix as callsets but must not expire. The ids of callsets are UUIDs, so there is one rule
-    for each hexadecimal digit that an id can start with.
+    for each hexadecimal digit that an id can start with. The names of jobs expire like their callsets.
     """
     prefixes = {f"pywren {names.prefix} {digit}": f"{names.prefix}/{digit}" for digit in "0123456789abcdef"}
+    prefixes[f"pywren {names.prefix} jobs"] = jobs_prefix(names.prefix)
     prefixes[f"pywren {names.prefix} failures of {names.function}"] = f"{names.failure_prefix}/"
     return [
         {

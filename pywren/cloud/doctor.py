@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from pywren import wrenconfig
 from pywren.aws.errors import response, was_denied
 from pywren.aws.requests import AWS
-from pywren.cloud.function import is_pywrens
+from pywren.cloud.function import format_of, is_pywrens
 from pywren.cloud.plan import Resource
 from pywren.cloud.resources import Resources, check_account
 from pywren.exceptions import DeploymentError, PywrenError
@@ -25,6 +25,7 @@ from pywren.storage.runtime_info import (
 )
 from pywren.storage.s3_backend import S3Backend
 from pywren.version import PYTHON
+from pywren.wire.call import FORMAT
 from pywren.worker.bundle import build_zip, code_sha256
 
 CLOCK_TOLERANCE = 60.0
@@ -198,6 +199,15 @@ class Doctor:
         if existing.get("Runtime") != here:
             found = existing.get("Runtime")
             return Finding("wrong", "worker", f"the function has {found}, but this machine has {here}: {deploy}")
+        deployed = format_of(existing)
+        if deployed != FORMAT:
+            older = "an outdated" if deployed < FORMAT else "a newer"
+            return Finding(
+                "wrong",
+                "worker",
+                f"the function has {older} worker, which refuses every call: it reads calls of format {deployed}, and "
+                f"this machine sends format {FORMAT}: {deploy}",
+            )
         if existing.get("CodeSha256") != code_sha256(build_zip()):
             return Finding(
                 "wrong", "worker", f"the function's pywren, cloudpickle or tblib differs from this machine's: {deploy}"
@@ -268,8 +278,15 @@ def _compare(what: str, resource: Resource, command: str) -> Iterator[Finding]:
         if step.verb == "keep":
             yield Finding("note", what, step.what)
         else:
-            state = "missing" if step.verb == "create" else "differs from the configuration"
+            state = _STATES.get((what, step.verb)) or _STATES["", step.verb]
             yield Finding("wrong", what, f"{state}: `{command}` {step.planned}")
+
+
+_STATES = {
+    ("", "create"): "missing",
+    ("", "update"): "differs from the configuration",
+    ("role", "update"): "outdated, or changed by somebody",
+}
 
 
 def _guarded(what: str, examine: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:

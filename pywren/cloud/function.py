@@ -14,6 +14,7 @@ from pywren.cloud.names import OWNER_TAG, Names
 from pywren.cloud.plan import Step
 from pywren.exceptions import DeploymentError
 from pywren.version import PYTHON
+from pywren.wire.call import FORMAT
 from pywren.worker.bundle import HANDLER, build_zip, code_sha256
 
 DIRECT_LIMIT = 50 * 1024 * 1024
@@ -109,6 +110,7 @@ class LambdaFunction:
             runtime=lambda_runtime(self._aws.python_runtimes()),
             layers=tuple(wrenconfig.setting(self._config, "lambda.layers")),
             handler=HANDLER,
+            description=f"{_DESCRIPTION}{FORMAT}",
             **chosen,
         )
 
@@ -168,6 +170,15 @@ class LambdaFunction:
 def is_pywrens(existing: Mapping[str, Any]) -> bool:
     """Tell from a function's configuration whether it is one of pywren's functions."""
     return existing.get("Handler") in _HANDLERS
+
+
+def format_of(existing: Mapping[str, Any]) -> int:
+    """Return the format of the calls that a deployed worker reads, from its function's configuration."""
+    number = str(existing.get("Description") or "").removeprefix(_DESCRIPTION)
+    return int(number) if number.isdecimal() and len(number) < 10 else 1  # before the first description there was one
+
+
+_DESCRIPTION = "pywren's worker, for calls of format "
 
 
 def lambda_runtime(known: Sequence[str], python: str = PYTHON) -> str:

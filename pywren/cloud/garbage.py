@@ -1,4 +1,4 @@
-"""``Garbage``: old callsets and failure records that can be deleted."""
+"""``Garbage``: old callsets, names of jobs and failure records that can be deleted."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pywren.cloud.bucket import Bucket
+from pywren.wire.keys import jobs_prefix
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
@@ -21,27 +22,30 @@ class Garbage:
     Args:
         callsets: the keys of each callset whose objects are all old, by the callset's id.
         records: the keys of old records of calls that failed outside the handler.
+        jobs: the keys of old names of jobs.
         size: the size of all objects in bytes.
     """
 
     callsets: dict[str, list[str]] = field(default_factory=dict)
     records: list[str] = field(default_factory=list)
+    jobs: list[str] = field(default_factory=list)
     size: int = 0
 
     @property
     def keys(self) -> list[str]:
         """The keys of all objects."""
-        return [*itertools.chain.from_iterable(self.callsets.values()), *self.records]
+        return [*itertools.chain.from_iterable(self.callsets.values()), *self.records, *self.jobs]
 
     def __str__(self) -> str:
+        jobs = f", {len(self.jobs):,} names of jobs" if self.jobs else ""
         return (
-            f"{len(self.callsets):,} callsets and {len(self.records):,} failure records: "
+            f"{len(self.callsets):,} callsets{jobs} and {len(self.records):,} failure records: "
             f"{len(self.keys):,} objects, {self.size / 1e6:,.1f} MB"
         )
 
 
 def find_garbage(bucket: Bucket, before: datetime.datetime) -> Garbage:
-    """Find callsets and records that were written before a time; never include anything else, such as runtimes.
+    """Find what was written for calls before a time; never include anything else, such as runtimes.
 
     Args:
         bucket: the bucket; it must exist.
@@ -53,10 +57,11 @@ def find_garbage(bucket: Bucket, before: datetime.datetime) -> Garbage:
         if all(item["LastModified"] < before for item in items):
             found.callsets[callset_id] = [item["Key"] for item in items]
             found.size += sum(item["Size"] for item in items)
-    for item in itertools.chain.from_iterable(map(bucket.listing, failures)):
-        if item["LastModified"] < before:
-            found.records.append(item["Key"])
-            found.size += item["Size"]
+    for prefixes, keys in ((failures, found.records), ([jobs_prefix(calls)], found.jobs)):
+        for item in itertools.chain.from_iterable(map(bucket.listing, prefixes)):
+            if item["LastModified"] < before:
+                keys.append(item["Key"])
+                found.size += item["Size"]
     return found
 
 

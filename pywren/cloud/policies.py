@@ -67,7 +67,9 @@ def instance_policy(names: Names) -> Policy:
 
 
 def _worker_objects(names: Names) -> Policy:
-    return _allow("StagedObjects", ["s3:GetObject", "s3:PutObject"], [_below(names, names.prefix)])
+    # AbortMultipartUpload: results beyond some size are uploaded in parts, which must not stay after a failure
+    actions = ["s3:AbortMultipartUpload", "s3:GetObject", "s3:PutObject"]
+    return _allow("StagedObjects", actions, [_below(names, names.prefix)])
 
 
 def _listing(names: Names, *prefixes: str) -> Policy:
@@ -83,7 +85,7 @@ def user_policy(names: Names) -> Policy:
     return _policy(
         _allow(
             "StagedObjects",
-            ["s3:DeleteObject", "s3:GetObject", "s3:PutObject"],
+            ["s3:AbortMultipartUpload", "s3:DeleteObject", "s3:GetObject", "s3:PutObject"],
             [_below(names, names.prefix)],
         ),
         _allow("FailureRecords", ["s3:GetObject"], [_below(names, names.failure_prefix)]),
@@ -110,7 +112,7 @@ def setup_policy(names: Names, *, layers: Sequence[str] = ()) -> Policy:
         _allow("Bucket", _BUCKET_ACTIONS, [names.bucket_arn]),
         _allow(
             "Objects",
-            ["s3:DeleteObject", "s3:DeleteObjectVersion", "s3:GetObject", "s3:PutObject"],
+            ["s3:AbortMultipartUpload", "s3:DeleteObject", "s3:DeleteObjectVersion", "s3:GetObject", "s3:PutObject"],
             [_below(names, names.prefix), _below(names, names.failure_prefix)],
         ),
         _allow("Roles", _ROLE_ACTIONS, roles),

@@ -22,6 +22,7 @@ from pywren.exceptions import StorageError, StorageNoSuchKeyError
 from pywren.storage.backend import NamesOf04, check_range, read_at_most
 from pywren.system.home import home
 from pywren.system.private_files import make_directories, open_file, temporary_file
+from pywren.wire.keys import jobs_prefix
 
 KEEP_SECONDS = 7 * 86400.0
 """The age in seconds at which a callset is deleted if its executor did not delete it."""
@@ -37,6 +38,7 @@ EXPIRE_INTERVAL = 3600.0
 
 _INCOMING = ".pywren-incoming"
 _EXPIRED = ".pywren-expired"
+_JOBS = jobs_prefix("").rstrip("/")
 _CALLSET_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 _UNSAFE = re.compile(r"[\0\\:]" if os.name == "nt" else r"\0")
 # Each lost race needs a delete that falls between two system calls. So many in a row mean that something removes the
@@ -209,6 +211,7 @@ class LocalhostBackend(NamesOf04):
                 deleted += 1
         # A day: a writer takes seconds, even for gigabytes on a slow disk.
         self._drop_leftovers(moment - YOUNG_SECONDS)
+        _drop_jobs(self.root, moment - max_age_seconds)
         return deleted
 
     def expire_if_due(self, *, now: Callable[[], float] = time.time) -> None:
@@ -312,6 +315,18 @@ def _callsets_below(folder: Path) -> Iterator[Path]:
                 yield Path(entry.path)
             elif entry.name != _INCOMING:
                 yield from _callsets_below(Path(entry.path))
+
+
+def _drop_jobs(folder: Path, limit: float, *, is_jobs: bool = False) -> None:
+    """Delete the names of jobs that are older than the oldest callset that is kept."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                if not _CALLSET_ID.match(entry.name) and entry.name != _INCOMING:
+                    _drop_jobs(Path(entry.path), limit, is_jobs=entry.name == _JOBS)
+            elif is_jobs and entry.name.endswith(".json") and entry.stat(follow_symlinks=False).st_mtime < limit:
+                with contextlib.suppress(OSError):
+                    os.unlink(entry)
 
 
 class _Age(NamedTuple):

@@ -23,6 +23,7 @@ from pywren.aws.service_clock import ServiceClock
 from pywren.aws.session import make_client, make_session
 from pywren.exceptions import ConfigError, IntegrityError, PywrenError, StorageError, StorageNoSuchKeyError
 from pywren.storage.backend import NamesOf04, check_range, read_at_most
+from pywren.storage.multipart import MULTIPART_FROM, OBJECT_LIMIT, MultipartUpload, lost_upload
 
 Answer = TypeVar("Answer")
 
@@ -43,8 +44,11 @@ class S3Backend(NamesOf04):
         ConfigError: ``s3config`` has no bucket.
     """
 
-    object_limit = 5 * 1024**3
-    """The most bytes that one PutObject accepts: 5 GB ("Uploading objects", Amazon S3 User Guide, 2026)."""
+    object_limit = OBJECT_LIMIT
+    """The most bytes of one object."""
+
+    multipart_from = MULTIPART_FROM
+    """The bytes from which an object is sent in parts. One PutObject accepts 5 GB."""
 
     def __init__(
         self,
@@ -68,6 +72,8 @@ class S3Backend(NamesOf04):
 
     def put(self, key: str, data: bytes | bytearray | memoryview, *, if_absent: bool = False) -> bool:
         """Store an object. See ``Backend.put``."""
+        if memoryview(data).nbytes >= self.multipart_from:
+            return self._put_in_parts(key, data, if_absent)
         body = data if isinstance(data, bytes) else bytes(data)  # botocore does not accept memory views
         if if_absent:
             return self._put_if_absent(key, body)
@@ -95,6 +101,34 @@ class S3Backend(NamesOf04):
             # An earlier try may have succeeded, and only its response was lost. Then this call wrote the object.
             return self._holds(key, body)
         return written
+
+    def _put_in_parts(self, key: str, data: bytes | bytearray | memoryview, if_absent: bool) -> bool:
+        view = memoryview(data)
+        # No copy of the whole, unless the bytes are scattered in memory.
+        view = view.cast("B") if view.c_contiguous else memoryview(bytes(data))
+        # S3 compares only when the upload is complete. If the object exists already, spare sending all of it.
+        if if_absent and self.key_exists(key):
+            return False
+        send = functools.partial(self._send_write, key)
+        upload = MultipartUpload(send, self.bucket, key, view, if_absent=if_absent)
+        written = upload.run()
+        if written is None:
+            written = self._holds_parts(key, upload)
+            if not written and not if_absent:
+                raise lost_upload(f"s3://{self.bucket}/{key}")
+        return written
+
+    def _send_write(self, key: str, request: Callable[[Any], Any], permission: str = "s3:PutObject") -> Any:
+        return self._send(key, request, "write", permission)
+
+    def _holds_parts(self, key: str, upload: MultipartUpload) -> bool:
+        """Tell whether an object has the bytes of an upload. Not more than one part is read at a time."""
+        size = sum(len(upload.part(index)) for index in range(len(upload)))
+        head = self._send(key, lambda s3: s3.head_object(Bucket=self.bucket, Key=key), "find", "s3:GetObject")
+        return bool(head["ContentLength"] == size) and all(
+            self.get(key, (index * upload.size, index * upload.size + len(part) - 1)) == part
+            for index, part in enumerate(upload.part(index) for index in range(len(upload)))
+        )
 
     def _holds(self, key: str, body: bytes) -> bool:
         try:

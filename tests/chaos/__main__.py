@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
+from .remains import own_directories
 from .scenarios import EVERYTHING, SINGLE, WITHOUT, Scenario, emulated, on_lambda, on_this_machine
 from .trial import Outcome
 
@@ -100,27 +99,14 @@ def arguments_of(command_line: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(command_line)
 
 
-def own_directories() -> Iterator[None]:
-    """Keep the temporary files and the home of pywren apart while the generator is open."""
-    with tempfile.TemporaryDirectory(prefix="pw-") as directory:
-        temporary, home = os.path.join(directory, "t"), os.path.join(directory, "h")
-        os.mkdir(temporary)
-        os.environ.update(TMPDIR=temporary, PYWREN_HOME=home)
-        tempfile.tempdir = temporary
-        yield
-        tempfile.tempdir = None
-
-
 def main() -> None:
     """Run the parts that were asked for; exit with 1 if anything was not as promised."""
     options = arguments_of(sys.argv[1:])
     began = time.monotonic()
-    directories = own_directories()
-    next(directories)
     table = Table()
-    for name in options.only:
-        PARTS[name](table, options)
-    next(directories, None)
+    with own_directories():
+        for name in options.only:
+            PARTS[name](table, options)
     print(f"\n{len(table.broken)} trials were not as promised; {time.monotonic() - began:.0f} s in all")
     sys.exit(bool(table.broken))
 

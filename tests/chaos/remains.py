@@ -7,7 +7,8 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import psutil
@@ -39,6 +40,18 @@ class Remains(NamedTuple):
         found = [f"process {_name(pid)}" for pid in self.processes - before.processes]
         found += [f"thread {name}" for name in self.threads - before.threads]
         return found + [f"file {name}" for name in self.files - before.files]
+
+
+@contextmanager
+def own_directories() -> Iterator[None]:
+    """Keep the temporary files and the home of pywren apart from those of other programs."""
+    with tempfile.TemporaryDirectory(prefix="pw-") as directory:
+        temporary = os.path.join(directory, "t")
+        os.mkdir(temporary)
+        os.environ.update(TMPDIR=temporary, PYWREN_HOME=os.path.join(directory, "h"))
+        tempfile.tempdir = temporary
+        yield
+        tempfile.tempdir = None
 
 
 def left_since(before: Remains, grace: float) -> list[str]:

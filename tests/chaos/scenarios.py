@@ -124,14 +124,20 @@ def _mapped_here(
 
     with closing(LocalPool(processes)) as pool, pywren.local_executor(LocalInvoker(pool=pool)) as executor:
         pywren.get_all_results(executor.map(square_after(0.0), range(2 * processes)))
-        with _killer(others, seed, every) as kills:
+        with kill_children(others, seed, every) as kills:
             outcome = run(lambda: executor.map(square_after(LOCAL_SECONDS), range(calls)), patience=patience)
         return dataclasses.replace(outcome, faults={"kill_process": kills()} if every is not None else {})
 
 
 @contextmanager
-def _killer(spared: frozenset[int], seed: int, every: float | None) -> Iterator[Callable[[], int]]:
-    """Kill one of this process's new children every so many seconds; yield what counts the kills."""
+def kill_children(spared: frozenset[int], seed: int, every: float | None) -> Iterator[Callable[[], int]]:
+    """Kill one of this process's children every so many seconds; yield what counts the kills.
+
+    Args:
+        spared: the ids of children that are not killed.
+        seed: the seed that decides which one is killed.
+        every: the seconds between two kills; ``None`` kills none.
+    """
     done, kills, choice = threading.Event(), 0, random.Random(seed)
 
     def kill() -> None:

@@ -1173,7 +1173,7 @@ class TestStaging:
 
     def test_what_the_storage_does_not_take_is_refused_before_anything_is_stored(self):
         """Row 196: the error contains the figures and the remedy, and nothing has been uploaded."""
-        assert S3Backend.object_limit == 5 * 1024**3
+        assert S3Backend.object_limit == 5 * 1024**4
         executor = make(RecordingInvoker())
         storage = executor.storage
         storage.backend.object_limit = 100_000

@@ -11,6 +11,7 @@ from pywren.cloud.doctor import Doctor
 from pywren.cloud.names import Names, check_bucket_name, partition
 from pywren.cloud.resources import Resources, check_account, written_account
 from pywren.exceptions import ConfigError, DeploymentError
+from pywren.wire.call import FORMAT
 
 pytestmark = pytest.mark.moto
 
@@ -84,6 +85,7 @@ def test_a_new_bucket_is_closed_encrypted_on_the_way_and_cleared(account):
     [
         ("the.jobs/0b2f7c1e-1111-4111-8111-111111111111/00000/status.json", True),
         ("the.jobs/f/x", True),
+        ("the.jobs/jobs/job-7.json", True),
         ("the.jobs/runtimes/numpy.tar.gz", False),
         ("the.jobs2/0/x", False),
         ("aws/lambda/async/the-function/2026/11/22/x", True),
@@ -332,7 +334,21 @@ def test_the_setup_policy_allows_what_setting_up_and_removing_takes_and_nothing_
         for action, resource, context in iam.required(service, operation, arguments, REGION, ACCOUNT_ID):
             assert iam.allowing(policy, action, resource, context), (action, resource, context)
             used.add(action)
-    assert iam.actions(policy) - used == set()
+    assert iam.actions(policy) - used == {"s3:AbortMultipartUpload"}  # only after an upload that failed
+
+
+def test_what_is_outdated_is_named(account):
+    """A worker that refuses every call, and a role that lacks a permission, are told apart from other differences."""
+    for resource in everything(account):
+        carry_out(resource.plan())
+    account.ask("lambda", "update_function_configuration", FunctionName="the-function", Description="theirs")
+    policy = policies.execution_policy(NAMES)
+    document = json.dumps({**policy, "Statement": policy["Statement"][1:]})
+    account.ask("iam", "put_role_policy", RoleName="the-role", PolicyName="pywren-worker", PolicyDocument=document)
+    wrong = {one.what: one.said for one in Doctor(configuration(), account.aws).examine() if one.verdict == "wrong"}
+    assert "outdated worker, which refuses every call: it reads calls of format 1" in wrong["worker"]
+    assert f"this machine sends format {FORMAT}: update it with `pywren deploy_lambda`" in wrong["worker"]
+    assert wrong["role"].startswith("outdated, or changed by somebody: `pywren create_role`")
 
 
 def live_a_full_life(account):

@@ -236,12 +236,14 @@ def test_garbage_is_old_callsets_and_records(account, pywren):
     old = str(uuid.uuid4())
     record = "aws/lambda/async/the-function/2026/11/22/x"
     stays = ["the.jobs/runtimes/numpy.tar.gz", "the.jobs/0/x", "theirs", f"the.jobs2/{old}/x"]
-    account.put(f"the.jobs/{old}/func.pickle", f"the.jobs/{old}/00000/status.json", record, *stays)
+    job = "the.jobs/jobs/job-7.json"
+    account.put(f"the.jobs/{old}/func.pickle", f"the.jobs/{old}/00000/status.json", record, job, *stays)
     before = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=2)
     garbage = find_garbage(account.resources().bucket, before)
     assert list(garbage.callsets) == [old]
     assert garbage.records == [record]
-    assert str(garbage) == "1 callsets and 1 failure records: 3 objects, 0.0 MB"
+    assert garbage.jobs == [job]
+    assert str(garbage) == "1 callsets, 1 names of jobs and 1 failure records: 4 objects, 0.0 MB"
     assert find_garbage(account.resources().bucket, before - datetime.timedelta(hours=1)).keys == []
     assert pywren("gc").out == "deleted 0 callsets and 0 failure records: 0 objects, 0.0 MB\n"
     assert pywren("gc", "--older-than", "0m", "--dry-run").out == f"would delete {garbage}\n"
@@ -253,6 +255,9 @@ def test_garbage_is_old_callsets_and_records(account, pywren):
 
 COMMANDS = [
     "get_aws_account_id",
+    "jobs",
+    "resume",
+    "cancel",
     "create_config",
     "test_config",
     "create_role",

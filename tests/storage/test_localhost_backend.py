@@ -13,6 +13,7 @@ from backend_conformance import BackendConformance
 
 from pywren.exceptions import StorageError, StorageNoSuchKeyError
 from pywren.storage.localhost_backend import LocalhostBackend
+from pywren.wire.keys import job_key
 
 DAY = 86400.0
 
@@ -187,6 +188,18 @@ def test_a_callset_in_use_is_kept(backend: LocalhostBackend) -> None:
     callset_id = _callset(backend, 30 * DAY, now)
     os.utime(backend.root / "pywren.jobs" / callset_id / "00000" / "status.json", (now, now))
     assert backend.expire(now=lambda: now) == 0
+
+
+def test_names_of_jobs_expire_with_their_callsets(backend: LocalhostBackend) -> None:
+    """The name of a job that nobody can collect any more is deleted; nothing else in such a place is."""
+    old = [job_key("pywren.jobs", "old"), job_key("", "old"), job_key("a/b", "old")]
+    stays = [job_key("pywren.jobs", "new"), "pywren.jobs/jobs/x.txt", "pywren.jobs/other/x.json", "x.json"]
+    for key in (*old, *stays):
+        backend.put(key, b"{}")
+        if key != stays[0]:
+            os.utime(backend.root / key, (0, 0))
+    backend.expire(budget_seconds=30.0)
+    assert backend.list("") == sorted(stays)
 
 
 def test_only_callsets_expire(backend: LocalhostBackend) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import array
 import concurrent.futures
 import inspect
 import io
 import json
 import os
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -32,6 +34,7 @@ from pywren.aws.requests import AWS
 from pywren.aws.sending import Retry
 from pywren.exceptions import ConfigError, IntegrityError, StorageError, StorageNoSuchKeyError, StorageSetupError
 from pywren.storage.backend import Backend
+from pywren.storage.multipart import MULTIPART_FROM, THREADS, MultipartUpload
 from pywren.storage.s3_backend import S3Backend
 from pywren.testing import _set_up
 from pywren.testing._moto_corrections import atomic_s3
@@ -93,6 +96,220 @@ class TestS3BackendOnAServer(BackendConformance):
     def test_list_is_in_order(self, backend: Backend) -> None:
         """Skip this test: the server does not sort keys by code point (docs/testing.md)."""
         super().test_list_is_in_order(backend)
+
+
+# -- big objects ---------------------------------------------------------------------------------------------
+
+MB = 2**20
+
+
+def uploads_of(backend: S3Backend) -> list[Any]:
+    """Return the uploads that are neither complete nor aborted: their parts cost money."""
+    uploads: list[Any] = backend.s3client.list_multipart_uploads(Bucket=backend.bucket).get("Uploads") or []
+    return uploads
+
+
+class InParts:
+    """What is promised of objects that are sent in parts."""
+
+    @pytest.mark.parametrize("size", [3 * MB, 16 * MB, 17 * MB + 1], ids=["one part", "whole parts", "a rest"])
+    def test_an_object_in_parts_comes_back(self, backend: S3Backend, size: int) -> None:
+        """All bytes are there, in order, and no upload is left open."""
+        data = os.urandom(size)
+        assert backend.put("p/big", data) is True
+        assert backend.get("p/big") == data
+        assert backend.get("p/big", (size - 5, size - 1)) == data[-5:]
+        assert uploads_of(backend) == []
+
+    def test_bytes_of_any_kind(self, backend: S3Backend) -> None:
+        """Views of numbers, and views with gaps, are stored as their bytes."""
+        numbers = array.array("d", range(1_000_000))
+        for view in (memoryview(numbers), memoryview(bytes(numbers))[::2], memoryview(bytearray(numbers))[8:]):
+            backend.put("p/big", view)
+            assert backend.get("p/big") == view.tobytes()
+
+    def test_a_big_object_replaces(self, backend: S3Backend) -> None:
+        """Without a condition the last write counts."""
+        backend.put("p/big", b"small")
+        backend.put("p/big", b"x" * 9 * MB)
+        assert len(backend.get("p/big")) == 9 * MB
+
+    def test_the_first_big_object_stands(self, backend: S3Backend) -> None:
+        """A later conditional write changes nothing, and leaves nothing behind."""
+        assert backend.put("p/big", b"1" * 9 * MB, if_absent=True) is True
+        assert backend.put("p/big", b"2" * 9 * MB, if_absent=True) is False
+        assert backend.get("p/big") == b"1" * 9 * MB
+        assert uploads_of(backend) == []
+
+    def test_a_big_object_that_appears_during_the_upload(
+        self, backend: S3Backend, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """S3 compares when the upload is complete, and refuses it."""
+        complete = MultipartUpload._complete
+
+        def late(self: MultipartUpload, upload: str) -> bool | None:
+            backend.s3client.put_object(Bucket=backend.bucket, Key="p/big", Body=b"first")
+            return complete(self, upload)
+
+        monkeypatch.setattr(MultipartUpload, "_complete", late)
+        assert backend.put("p/big", b"2" * 9 * MB, if_absent=True) is False
+        assert backend.get("p/big") == b"first"
+        assert uploads_of(backend) == []
+
+    @pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError(), StorageError("503")], ids=repr)
+    def test_nothing_half_uploaded_stays(
+        self, backend: S3Backend, monkeypatch: pytest.MonkeyPatch, error: BaseException
+    ) -> None:
+        """After any error, and after Ctrl-C, the parts are removed."""
+        send = MultipartUpload._send_part
+
+        def failing(self: MultipartUpload, upload: str, index: int) -> None:
+            if index == 1:
+                raise error
+            send(self, upload, index)
+
+        monkeypatch.setattr(MultipartUpload, "_send_part", failing)
+        with pytest.raises(type(error)):
+            backend.put("p/big", b"x" * 25 * MB)
+        assert uploads_of(backend) == []
+        assert backend.list("p/") == []
+
+    @pytest.mark.parametrize("if_absent", [False, True])
+    def test_an_upload_whose_last_answer_was_lost(
+        self, backend: S3Backend, monkeypatch: pytest.MonkeyPatch, if_absent: bool
+    ) -> None:
+        """The upload is gone, so the object is compared with what was sent."""
+        data = os.urandom(9 * MB)
+        lose_first_answer(backend, monkeypatch)
+        assert backend.put("p/big", data, if_absent=if_absent) is True
+        assert backend.get("p/big") == data
+
+    @pytest.mark.parametrize("if_absent", [False, True])
+    def test_an_object_that_replaced_the_upload(
+        self, backend: S3Backend, monkeypatch: pytest.MonkeyPatch, if_absent: bool
+    ) -> None:
+        """If another object of the same size is there, this one was not the first, or is not known to be stored."""
+        data = b"1" * 9 * MB
+        lose_first_answer(backend, monkeypatch, replaced_by=b"1" * (9 * MB - 1) + b"2")
+        if if_absent:
+            assert backend.put("p/big", data, if_absent=True) is False
+        else:
+            with pytest.raises(StorageError, match=r"p/big.*try again"):
+                backend.put("p/big", data)
+
+
+def lose_first_answer(backend: S3Backend, monkeypatch: pytest.MonkeyPatch, replaced_by: bytes | None = None) -> None:
+    """Complete an upload, but report a broken connection the first time."""
+    client, complete, calls = backend.s3client, backend.s3client.complete_multipart_upload, []
+
+    def lossy(**arguments: Any) -> Any:
+        calls.append(arguments)
+        try:
+            answer = complete(**arguments)
+        except KeyError:  # moto's own error
+            missing = {"Error": {"Code": "NoSuchUpload", "Message": "gone"}, "ResponseMetadata": {}}
+            raise client.exceptions.NoSuchUpload(missing, "CompleteMultipartUpload") from None
+        if len(calls) > 1:
+            return answer
+        if replaced_by is not None:
+            client.put_object(Bucket=backend.bucket, Key=arguments["Key"], Body=replaced_by)
+        raise botocore.exceptions.ConnectionClosedError(endpoint_url="https://s3")
+
+    monkeypatch.setattr(client, "complete_multipart_upload", lossy)
+
+
+@pytest.mark.moto
+class TestInParts(InParts):
+    """The promises over moto."""
+
+    @pytest.fixture
+    def backend(self, mocked: None) -> Iterator[S3Backend]:
+        """A backend that sends everything in parts."""
+        with closing(S3Backend(BUCKET, REGION)) as backend:
+            backend.multipart_from = 0
+            yield backend
+
+
+class TestInPartsOnAServer(InParts):
+    """The promises over a real S3 server."""
+
+    @pytest.fixture
+    def backend(self, emulator: Emulator, bucket: str) -> Iterator[S3Backend]:
+        """A backend that sends everything in parts."""
+        with closing(S3Backend(bucket, REGION)) as backend:
+            backend.delete(backend.list(""))
+            backend.multipart_from = 0
+            yield backend
+
+
+@pytest.mark.moto
+def test_small_objects_are_not_sent_in_parts(mocked: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take one request, as before."""
+    monkeypatch.setattr(MultipartUpload, "run", lambda self: pytest.fail("sent in parts"))
+    with closing(S3Backend(BUCKET, REGION)) as backend:
+        backend.put("k", b"x" * (MULTIPART_FROM - 1))
+    assert MULTIPART_FROM >= 5 * MB
+
+
+@pytest.mark.parametrize("size", [1, 100 * MB, 200 * 1024 * MB, 5 * 1024**4])
+def test_no_object_needs_too_many_parts(size: int) -> None:
+    """The size of parts grows with the object, within S3's limits: 5 MiB to 5 GiB, and 10,000 parts."""
+    whole = Long(size)
+    upload = MultipartUpload(lambda request: None, "b", "k", whole, if_absent=False)  # type: ignore[arg-type]
+    assert 5 * MB <= upload.size <= 5 * 1024**3
+    assert len(upload) <= 10_000
+    assert len(upload) * upload.size >= size
+
+
+class Long:
+    """Stands for many bytes."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+
+@pytest.mark.moto
+def test_parts_are_copied_one_at_a_time(mocked: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The memory for an upload is that of the parts on their way, not of the object."""
+    open_now, most, lock = [0], [0], threading.Lock()
+    send = MultipartUpload._send_part
+
+    def counted(self: MultipartUpload, upload: str, index: int) -> None:
+        with lock:
+            open_now[0] += 1
+            most[0] = max(most[0], open_now[0])
+        try:
+            send(self, upload, index)
+        finally:
+            with lock:
+                open_now[0] -= 1
+
+    monkeypatch.setattr(MultipartUpload, "_send_part", counted)
+    with closing(S3Backend(BUCKET, REGION)) as backend:
+        backend.put("k", bytearray(130 * MB))
+    assert 1 <= most[0] <= THREADS
+
+
+@pytest.mark.moto
+def test_who_may_not_abort_is_told(
+    mocked: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The error of the upload is raised; that parts may remain is logged, with the missing permission."""
+
+    def denied(**arguments: Any) -> Any:
+        raise botocore.exceptions.ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "Abort")
+
+    with closing(S3Backend(BUCKET, REGION)) as backend:
+        backend.multipart_from = 0
+        monkeypatch.setattr(backend.s3client, "abort_multipart_upload", denied)
+        monkeypatch.setattr(MultipartUpload, "_send_part", lambda *arguments: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            backend.put("p/big", b"x")
+    assert "parts of an upload of p/big may remain" in caplog.text
+    assert "s3:AbortMultipartUpload" in caplog.text
 
 
 @pytest.mark.moto

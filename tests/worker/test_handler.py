@@ -15,7 +15,7 @@ from pywren.storage import Storage
 from pywren.version import __version__
 from pywren.wire import digests
 from pywren.wire.beacon import Beacon
-from pywren.wire.call import Call, Envelope
+from pywren.wire.call import FORMAT, Call, Envelope
 from pywren.wire.cause import CURABLE, Cause
 from pywren.wire.failure import Failure
 from pywren.wire.function import StagedFunction
@@ -23,6 +23,7 @@ from pywren.wire.keys import CallsetKeys
 from pywren.wire.outcome import INLINE_OUTCOME_LIMIT, Outcome
 from pywren.wire.references import Reference, encode_references
 from pywren.wire.status import STATUS_LIMIT, Status
+from pywren.worker import memory
 from pywren.worker.handler import Container, _in_band
 from pywren.worker.parent.fork_server import ForkServer
 from pywren.worker.task import RunResult
@@ -477,6 +478,30 @@ def test_another_version_is_refused_before_anything_is_read(container, client, c
     assert "pywren deploy_lambda" in failure.message
 
 
+@pytest.mark.parametrize("number", [1, FORMAT - 1, FORMAT + 1, 10**30])
+def test_another_format_is_refused(container, client, number):
+    """Two builds of one version may differ in what they send. The error names both formats, and is final."""
+    call = client.call(len, "abc", format=number, retryable=True, retry_exceptions=True)
+    client.storage.backend.delete([call.func_key, call.data_key])
+    container.handle(call.encode())
+    failure = client.status().failure
+    assert failure.kind == "VersionMismatchError"
+    assert failure.cause is Cause.REFUSED
+    assert f"format {number}, the worker reads format {FORMAT}" in failure.message
+    assert "pywren deploy_lambda" in failure.message
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("func_key", 7), ("format", "next"), ("format", None), ("beacon", "often")]
+)
+def test_a_payload_of_another_format_is_refused_as_such(container, client, name, value):
+    """A format that this worker does not know may have any fields. Only the envelope is read."""
+    payload = {**client.call(len, "abc", format=FORMAT + 1).encode(), name: value}
+    container.handle(payload)
+    assert client.status().signed
+    assert client.status().failure.kind == "VersionMismatchError"
+
+
 def test_a_payload_of_another_version_is_refused_as_such(container, client):
     """A version mismatch is reported even when this version cannot read the payload."""
     payload = client.call(len, "abc", pywren_version="9.0").encode()
@@ -707,6 +732,25 @@ def test_a_missing_function_is_final(container, client):
     client.storage.backend.delete([client.keys.func])
     container.handle(call.encode())
     assert client.status().failure.cause is Cause.REFUSED
+
+
+@pytest.mark.parametrize("kills", [(3, 4), (3, 3), (None, None)])
+def test_exhausted_memory_is_named(client, monkeypatch, kills):
+    """A process that the system killed for its memory is told from one that somebody killed."""
+    counts = list(kills)
+    monkeypatch.delenv("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", raising=False)
+    monkeypatch.setattr(memory, "oom_kills", lambda *root: counts.pop(0))
+    killed = Failure("WorkerCrashedError", "killed\nlast lines of stdout:\n  x", (-9,), Cause.KILLED)
+    with Container(FakeRunner(RunResult(None, None, failure=killed, returncode=-9))) as container:
+        container.handle(client.call(len, "abc", retryable=True).encode())
+    if kills == (3, 4):
+        failure = client.status().failure
+        assert failure.cause is Cause.OUT_OF_MEMORY
+        assert failure.message.startswith("the call ran out of memory")
+        assert failure.message.endswith("last lines of stdout:\n  x")
+    else:
+        assert client.status() is None
+        assert left_by_attempt(client).failure == killed
 
 
 # -- signs of life -------------------------------------------------------------------------------------------

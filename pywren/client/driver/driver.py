@@ -252,12 +252,6 @@ class Driver:
             calls = (self._record.calls[call_id] for _, _, call_id in self._record.queue)
             return any(one.phase is Phase.HELD and not one.attempts for one in calls)
 
-    def count_invoked(self) -> int:
-        """Return how many calls the service has accepted at least once."""
-        with self._lock:
-            calls = self._record.calls.values()
-            return sum(any(not math.isnan(one.sent) for one in call.attempts) for call in calls)
-
     def wake_waiting(self) -> None:
         """Wake the threads that are in ``wait``."""
         with self._lock:
@@ -363,6 +357,11 @@ class Driver:
         """Return how many calls are in each phase."""
         with self._lock:
             return self._record.counts()
+
+    def count_accepted(self) -> int:
+        """Return how many calls the service has accepted, whatever became of them."""
+        with self._lock:
+            return sum(any(not math.isnan(one.sent) for one in call.attempts) for call in self._record.calls.values())
 
     def attempts(self, call_id: str) -> tuple[Attempt, ...]:
         """Return the attempts of a call that the service has accepted, in order."""

@@ -9,6 +9,7 @@ that was suspended for an hour has observed nothing in that hour, and must not c
 
 from __future__ import annotations
 
+import bisect
 import enum
 import heapq
 import math
@@ -27,6 +28,9 @@ GENERATION = 30.0
 
 USUAL = 0.95
 """The share of the waits that the usual wait is not exceeded by."""
+
+QUEUED = 10.0
+"""Seconds from which on a wait shows that there is a queue."""
 
 FULL = 0.9
 """The part of the most attempts ever seen running together from which on the service counts as full. What ends is seen
@@ -201,6 +205,10 @@ class CallsetRecord:
         self.durations, self.repeat_waits = Histogram(), Histogram()
         self._waits, self._earlier_waits = Histogram(), Histogram()
         self._generation = -math.inf
+        # When newer and newer attempts were seen to start, repeats included, as ``(order, time)``; both only grow.
+        self._newest: list[tuple[int, float]] = []
+        self.longest_delay = 0.0  # the most seconds for which an attempt was overtaken before it was seen to start
+        self.queued = 0  # how many attempts have started after they had waited in a queue
         # The most attempts that were seen running together, when that last rose, and when it was last reached.
         self.peak = 0
         self.peak_rose = self.last_full = math.nan
@@ -260,6 +268,7 @@ class CallsetRecord:
             self.proven, self.newest_repeat = self.proven + 1, max(self.newest_repeat, attempt.order)
         else:
             self.last_start, self.newest_started = now, max(self.newest_started, attempt.order)
+        self._note_order(attempt, now)
         if attempt.order:  # otherwise somebody else has invoked it, and it is unknown when
             if repeated and not attempt.suspected:
                 self.repeat_waits.add(now - attempt.sent)
@@ -294,18 +303,23 @@ class CallsetRecord:
         if len(self.running) > self.proven and len(self.running) >= FULL * self.peak:
             self.last_full = now
 
-    def usual_waits(self) -> tuple[float, float, int]:
-        """Return how long attempts wait before they are seen to start, and of how many this is known.
+    def usual_wait(self) -> float:
+        """Return how long attempts usually wait before they are seen to start, in seconds; 0.0 if that is unknown.
 
-        Few wait for less than the first number of seconds, and few for more than the second; 0.0 if it is unknown.
-
-        Both of the last two generations count: when a queue has been growing, or an account is full, the first few new
-        starts tell more than the thousands before.
+        The larger of the last two generations counts: when a queue has been growing, or an account is full, the first
+        few new starts tell more than the thousands before.
         """
-        known = [one for one in (self._waits, self._earlier_waits) if one.count]
-        shortest = min((one.quantile(1.0 - USUAL) for one in known), default=0.0)
-        longest = max((one.quantile(USUAL) for one in known), default=0.0)
-        return shortest, longest, sum(one.count for one in known)
+        both = (self._waits, self._earlier_waits)
+        return max((one.quantile(USUAL) for one in both if one.count), default=0.0)
+
+    def overtaken_at(self, attempt: AttemptRecord) -> float:
+        """Return when an attempt that was accepted later was first seen to start; ``inf`` if none was."""
+        index = bisect.bisect_right(self._newest, (attempt.order, math.inf))
+        return self._newest[index][1] if index < len(self._newest) else math.inf
+
+    def last_seen_to_start(self) -> tuple[int, float]:
+        """Return the order of the newest attempt of all that have started, and when it was seen to."""
+        return self._newest[-1] if self._newest else (0, math.inf)
 
     def counts(self) -> Counts:
         """Return the counts that readers show."""
@@ -321,6 +335,16 @@ class CallsetRecord:
         self.waiting[attempt] = call
         if self.accepted == 1:
             self.first_accepted = attempt.sent
+
+    def _note_order(self, attempt: AttemptRecord, now: float) -> None:
+        delay = max(0.0, now - self.overtaken_at(attempt))
+        self.longest_delay = max(self.longest_delay, delay)
+        if now - attempt.sent >= QUEUED:
+            self.queued += 1
+        if not self._newest or attempt.order > self._newest[-1][0]:
+            if self._newest and self._newest[-1][1] >= now:
+                self._newest.pop()  # one look finds many; in which order it does says nothing
+            self._newest.append((attempt.order, now))
 
     def _forget(self, attempt: AttemptRecord) -> None:
         self.waiting.pop(attempt, None)

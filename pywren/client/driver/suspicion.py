@@ -7,6 +7,7 @@ An attempt that waits may have been dropped, or it may wait its turn. What tells
 - *Overtaken*: most of the attempts that were accepted between it and the newest one that has started have started or
   ended too. It was dropped, unless the service takes calls in another order than that of their acceptance. Then the
   waits of those that do start are long as well, and so is the usual wait.
+- *Passed over*: the same in a queue that has kept its order so far. There it shows long before the wait is unusual.
 - *Alone*: nothing that was accepted later has started, or only little of it. It is repeated unless it may be in a
   queue: the service is full, or starts are still being seen. Few such repeats are made; the first of them that starts
   makes all that were dropped before it overtaken.
@@ -28,8 +29,8 @@ SHORTEST = 10.0
 USUAL_WAITS = 3.0
 """How many times the usual wait an attempt may wait before it is suspected."""
 
-ENOUGH_WAITS = 100
-"""Waits that show how different waits are."""
+ENOUGH = 30
+"""Attempts that have waited in a queue, and none of them passed over for long, that show that it keeps its order."""
 
 BEACON_STOPPED = 75.0
 """Seconds without a beacon after which a worker counts as vanished: two beacons are missing, and some more."""
@@ -84,13 +85,38 @@ def _dropped(record: CallsetRecord, now: float) -> list[Suspect]:
     oldest = next(iter(record.waiting), None)
     if oldest is None or now - oldest.sent < SHORTEST:
         return []
-    bound = _bound(record)
+    bound = max(SHORTEST, USUAL_WAITS * record.usual_wait())
     outstanding = len(record.calls) - record.in_phase[Phase.ENDED]
     most = max(MOST_REPEATED, int(SHARE_REPEATED * outstanding))
     alone = _Alone(record, now, bound, oldest)
+    if record.queued >= ENOUGH and record.longest_delay < SHORTEST and not alone.full:
+        found = _dropped_in_order(record, now, alone, most)
+        if found:
+            return found
     found = _dropped_again(record, now, bound, alone)
     if len(record.repeated) < most and now - oldest.sent >= bound:
         found += _dropped_first(record, now, bound, alone, most)
+    return found
+
+
+def _dropped_in_order(record: CallsetRecord, now: float, alone: _Alone, most: int) -> list[Suspect]:
+    """Return attempts that a queue which keeps its order has passed over, long before their waits are unusual."""
+    bound = SHORTEST + USUAL_WAITS * record.longest_delay
+    newest, last = record.last_seen_to_start()
+    newer = _waiting_after(record, newest)
+    found: list[Suspect] = []
+    repeated = len(record.repeated)
+    for place, (attempt, call) in enumerate(record.waiting.items(), 1):
+        passed = record.overtaken_at(attempt)
+        if now - attempt.sent < bound or repeated >= most or (now - passed < bound and math.isfinite(passed)):
+            break
+        if math.isinf(passed):
+            if now - last < bound or repeated >= alone.most:
+                break
+        elif not _is_overtaken(newest - attempt.order, len(record.waiting) - place - newer):
+            break  # it is a wave of starts after a pause, and no queue in order
+        found.append(Suspect(call, attempt, Cause.DROPPED))
+        repeated += call not in record.repeated
     return found
 
 
@@ -109,12 +135,7 @@ def _dropped_again(record: CallsetRecord, now: float, bound: float, alone: _Alon
 
 
 def _dropped_first(record: CallsetRecord, now: float, bound: float, alone: _Alone, most: int) -> list[Suspect]:
-    # How many attempts wait that are newer than everything that has started.
-    newer = 0
-    for one in reversed(record.waiting):
-        if one.order < record.newest_started:
-            break
-        newer += 1
+    newer = _waiting_after(record, record.newest_started)
     found: list[Suspect] = []
     repeated = len(record.repeated)
     for place, (attempt, call) in enumerate(record.waiting.items(), 1):
@@ -131,16 +152,6 @@ def _dropped_first(record: CallsetRecord, now: float, bound: float, alone: _Alon
     return found
 
 
-def _bound(record: CallsetRecord) -> float:
-    """Return for how many seconds an attempt may wait before it is suspected for the first time."""
-    shortest, longest, count = record.usual_waits()
-    wait = USUAL_WAITS * longest
-    if count >= ENOUGH_WAITS:
-        # Where all wait about as long as each other, as in a queue that keeps its order, less is enough.
-        wait = min(wait, longest + USUAL_WAITS * (longest - shortest) + SHORTEST)
-    return max(SHORTEST, wait)
-
-
 def _bound_of(record: CallsetRecord, call: CallRecord, bound: float) -> float:
     """Return the bound of a call: three times as much with each suspicion.
 
@@ -153,6 +164,16 @@ def _bound_of(record: CallsetRecord, call: CallRecord, bound: float) -> float:
     if record.proven > 2 * len(record.repeated):
         return max(SHORTEST, USUAL_WAITS * record.repeat_waits.quantile(USUAL)) * float(1.5**suspicions)
     return bound * float(3.0**suspicions)
+
+
+def _waiting_after(record: CallsetRecord, order: int) -> int:
+    """Return how many attempts wait that were accepted after a certain one."""
+    count = 0
+    for one in reversed(record.waiting):
+        if one.order < order:
+            break
+        count += 1
+    return count
 
 
 def _is_overtaken(between: int, waiting: int) -> bool:
@@ -169,12 +190,12 @@ class _Alone:
     def __init__(self, record: CallsetRecord, now: float, bound: float, oldest: AttemptRecord) -> None:
         self._record, self._now = record, now
         starting = now - record.last_start < SHORTEST
-        full = now - record.last_full < SHORTEST
+        self.full = now - record.last_full < SHORTEST
         # One; two when even they have waited for twice the bound; and so on.
         most = 1 << max(0, int((now - oldest.sent) / bound).bit_length() - 1)
         if record.peak:
             most = max(1, min(most, record.peak - len(record.running)))
-        self.most = 0 if starting or full else most
+        self.most = 0 if starting or self.full else most
 
     def allows(self, attempt: AttemptRecord, repeated: int) -> bool:
         record = self._record

@@ -22,7 +22,11 @@ Entry = Any
 
 OnStart = Callable[[int], None]
 OnResults = Callable[[list[tuple[int, RunResult]]], Sequence[Repeat] | None]
-"""Gets results as they arrive, and returns the calls to run again, of those whose results are not final."""
+"""Gets ``[(index, result), …]``, all results that have arrived together, and returns the calls to run again.
+
+Only calls that ``Repeats`` includes may run again. Every other result is final, and there is exactly one final result
+for every call.
+"""
 
 
 # Any thread takes the next key, without a lock: ``next`` of a count is one step in CPython.
@@ -52,6 +56,7 @@ class Batch:
         on_results: called with results as they arrive.
         repeats: which failed calls may run again.
         most_processes: the most processes that hold calls of this batch at the same time; ``None`` for no limit.
+        on_tick: called again and again, with 0, as long as calls are outstanding; ``None`` if it is not needed.
     """
 
     def __init__(
@@ -66,6 +71,7 @@ class Batch:
         on_results: OnResults,
         repeats: Repeats = Repeats.NEVER,
         most_processes: int | None = None,
+        on_tick: OnStart | None = None,
     ) -> None:
         # The number is set by ``Ledger.add``, with the pool's lock held. Until then only the submitting thread has the
         # batch.
@@ -87,6 +93,9 @@ class Batch:
         # Failed calls whose results are with ``on_results``, which decides whether they run again. Each keeps its
         # argument until then.
         self.undecided: set[int] = set()
+        self.on_tick, self.ticks_at = on_tick, 0.0
+        # Calls that a second process has been given while the first had them. Their results say which process it was.
+        self.doubled: set[int] = set()
         self.collected: list[tuple[int, RunResult]] = []
         self._cursor = 0  # the first call that was never given to a child
         self._returned: deque[int] = deque()  # calls that were taken back from a child
@@ -145,6 +154,10 @@ class Batch:
     def waiting(self) -> int:
         """How many calls no child holds, at most: cancelled calls are included until ``take`` skips them."""
         return len(self._returned) + len(self.entries) - self._cursor
+
+    def is_returned(self, index: int) -> bool:
+        """Tell whether a call was taken back from a child and waits for another."""
+        return index in self._returned
 
     def give_back(self, indices: Sequence[int]) -> None:
         """Put calls that were taken back from a child in front of all other calls."""

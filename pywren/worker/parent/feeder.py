@@ -9,9 +9,11 @@ child, and the calls of all other tickets have begun.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
+from pywren.wire.cause import Cause
 from pywren.wire.failure import Failure
-from pywren.worker import frames
+from pywren.worker import frames, memory
 from pywren.worker.frames import Frame
 from pywren.worker.parent.batch import Batch, OnStart
 from pywren.worker.parent.ledger import INDEX_MASK, Ledger, failed
@@ -32,6 +34,8 @@ class Feeder:
     def __init__(self, members: Members, ledger: Ledger) -> None:
         self._members = members
         self._ledger = ledger
+        # How many processes here had been killed for want of memory when a member last became ready, or died.
+        self._oom_kills = memory.oom_kills()
 
     # -- giving ------------------------------------------------------------------------------------------------
 
@@ -132,6 +136,7 @@ class Feeder:
         """Process one frame, and return how many calls it ends."""
         if frame.kind == frames.READY:
             self._members.note_ready(member)
+            self._oom_kills = memory.oom_kills()
             return 0
         ticket = frame.number
         if frame.kind != frames.RESULT or not member.tickets or member.tickets[0] != ticket:
@@ -144,7 +149,7 @@ class Feeder:
         if frame.flags & frames.NOT_BEGUN:
             self._ledger.requeue([ticket])  # an earlier call has damaged the process, so another one runs this call
         elif batch is not None:
-            self._ledger.finish(batch, ticket & INDEX_MASK, decode_result(frame, *member.shown_tails()))
+            self._finish(member, batch, ticket, decode_result(frame, *member.shown_tails()))
         if frame.flags & (frames.LEFTOVERS | frames.SPENT | frames.NOT_BEGUN):
             member.kill()
         return 1
@@ -166,6 +171,9 @@ class Feeder:
         # has read from the pipe.
         tails = member.tails()
         failure = crash_failure(returncode, *tails, was_lost=member.closed_channel, by_itself=member.has_ended_itself())
+        if failure.cause is Cause.KILLED:
+            failure = memory.judge(failure, self._oom_kills) or failure
+            self._oom_kills = memory.oom_kills()
         if member.tickets:
             self._end_head(member, failure, tails)
         self._ledger.requeue([*member.tickets, *taken])
@@ -183,7 +191,37 @@ class Feeder:
                 None, None, failure=failure, returncode=member.process.returncode, stdout=tails[0], stderr=tails[1],
                 info={"process": member.process.pid},
             )  # fmt: skip
-            self._ledger.finish(batch, ticket & INDEX_MASK, result)
+            self._finish(member, batch, ticket, result)
+
+    def _finish(self, member: Member, batch: Batch, ticket: int, result: RunResult) -> None:
+        """Record a result that a process has brought."""
+        index = ticket & INDEX_MASK
+        if index not in batch.doubled:
+            self._ledger.finish(batch, index, result)
+            return
+        result = result._replace(info={**result.info, "process": member.process.pid})
+        self._ledger.finish(batch, index, result)
+        if batch.done[index]:
+            self._take_from(self._ledger.holders(ticket), ticket)
+
+    def _take_from(self, members: Iterable[Member], ticket: int) -> None:
+        """Have processes run a call no further, whose result is not needed any more."""
+        for member in members:
+            taken = member.take_back()
+            member.put_back([other for other in taken if other != ticket])
+            if ticket not in taken:  # it runs there
+                member.kill()
+
+    def back_up(self, batch: Batch, index: int, now: float) -> int | None:
+        """Give a call that one process has to an idle one, too. Return the id of that process; ``None`` if none can."""
+        if self._ledger.has_ended(batch, index) or index in batch.undecided or index in batch.cancelled:
+            return None
+        idle = next((member for member in self._members if member.idle), None)
+        if idle is None or len(self._ledger.holders(batch.number << TICKET_SHIFT | index)) != 1:
+            return None
+        batch.doubled.add(index)
+        idle.give(batch, [index], now)
+        return idle.process.pid
 
     # -- ending calls ------------------------------------------------------------------------------------------
 
@@ -209,12 +247,18 @@ class Feeder:
             if batch.done[index]:
                 holder.put_back(taken)
                 return False
+            if index in batch.undecided:  # its result was a failure
+                holder.put_back(taken)
+                batch.cancelled.add(index)
+                return True
             # The pipe is empty now, and this side is the only writer. So a ticket that is not among ``taken`` and has
             # no result is the one that the child has read.
             begun = ticket not in taken
             holder.put_back([other for other in taken if other != ticket])
             if begun and not running:
                 return False
+            # The other process, if the call is backed up.
+            self._take_from([other for other in self._ledger.holders(ticket) if other is not holder], ticket)
         if holder is not None and begun:
             # Nothing short of SIGKILL ends a call for certain: C code does not return to the interpreter for a signal
             # handler. The calls that were put back are taken back again when the process is buried (``settle_dead``).
@@ -246,7 +290,7 @@ class Feeder:
 
     def next_time(self) -> float:
         """Return the monotonic time when a call runs out of time or runs again, or a member counts as stalled."""
-        earliest = self._ledger.next_repeat()
+        earliest = self._ledger.next_time()
         for member in self._members:
             if not member.tickets:
                 continue

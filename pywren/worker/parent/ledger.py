@@ -18,11 +18,15 @@ from typing import Any
 from pywren.wire.cause import Cause
 from pywren.wire.failure import Failure
 from pywren.worker.parent.batch import Batch, OnStart
+from pywren.worker.parent.member import Member
 from pywren.worker.parent.members import Members
 from pywren.worker.protocol import TICKET_SHIFT
 from pywren.worker.task import Repeat, RunResult, cancelled_failure
 
 logger = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.1
+"""Seconds between two calls of ``Batch.on_tick``."""
 
 INDEX_MASK = (1 << TICKET_SHIFT) - 1
 """The bits of a ticket that contain the index of the call in its batch."""
@@ -53,6 +57,7 @@ class Ledger:
         self._collected: deque[tuple[Batch, list[tuple[int, RunResult]]]] = deque()
         # Calls that run again later: ``(monotonic time, ticket)``, a heap.
         self._delayed: list[tuple[float, int]] = []
+        self._ticking: list[Batch] = []
         self._lock = lock
         # A condition on the pool's own lock: ``wait`` lets go of all levels of the reentrant lock while it sleeps, so
         # the pump can take its turns.
@@ -68,6 +73,9 @@ class Ledger:
             arena.number = self._numbers
         self.outstanding += batch.remaining
         if batch.remaining:
+            if batch.on_tick is not None:
+                batch.ticks_at = time.monotonic() + TICK_SECONDS
+                self._ticking.append(batch)
             self._batches[batch.number] = batch
             self.queue.append(batch)
 
@@ -98,8 +106,8 @@ class Ledger:
         """Record the result of a call, unless the call already has a result."""
         if batch.done[index]:
             return
-        if index in batch.cancelled and result.failure is None:
-            # ``cancel`` reported the call as cancelled before its result arrived.
+        if index in batch.cancelled and (result.failure is None or result.failure.cause is Cause.KILLED):
+            # ``cancel`` reported the call as cancelled before its result arrived, or has killed both of its processes.
             result = failed(cancelled_failure(running=True))
         batch.collected.append((index, result))
         self._touched[batch.number] = batch
@@ -127,6 +135,8 @@ class Ledger:
                     member.forget_arena(arena.number)
         if not batch.remaining:
             del self._batches[batch.number]
+            if batch in self._ticking:
+                self._ticking.remove(batch)
             for member in self._members:
                 member.forget(batch)
             self.ended_at = time.monotonic()
@@ -186,17 +196,37 @@ class Ledger:
                 continue
             batch.undecided.discard(index)
             if index not in repeated:
-                self._release(batch, index)
+                # Another process may still have the call (``Feeder.back_up``), or may have died before it began: then
+                # this attempt was not the last one.
+                if index not in batch.doubled or not self._is_with_others(batch, index):
+                    self._release(batch, index)
             elif index in batch.cancelled:
                 self.finish(batch, index, failed(cancelled_failure(running=False)))
             else:
                 heapq.heappush(self._delayed, (repeated[index], batch.number << TICKET_SHIFT | index))
 
+    def _is_with_others(self, batch: Batch, index: int) -> bool:
+        return batch.is_returned(index) or bool(self.holders(batch.number << TICKET_SHIFT | index))
+
+    def holders(self, ticket: int) -> list[Member]:
+        """Return the processes that hold a call: none, one, or two if the call is backed up."""
+        return [member for member in self._members if ticket in member.tickets]
+
     # -- calls that run again ----------------------------------------------------------------------------------
 
-    def next_repeat(self) -> float:
-        """Return the monotonic time when the next call is to run again; infinity if there is none."""
-        return self._delayed[0][0] if self._delayed else float("inf")
+    def next_time(self) -> float:
+        """Return the monotonic time when the next call is to run again, or the next tick is due; infinity if none."""
+        times = [batch.ticks_at for batch in self._ticking]
+        return min([*times, self._delayed[0][0]]) if self._delayed else min(times, default=float("inf"))
+
+    def ticks(self, now: float) -> list[tuple[OnStart, int]]:
+        """Return the ``on_tick`` callbacks that are due, for ``announce``."""
+        found: list[tuple[OnStart, int]] = []
+        for batch in self._ticking:
+            if now >= batch.ticks_at and batch.on_tick is not None:
+                batch.ticks_at = now + TICK_SECONDS
+                found.append((batch.on_tick, 0))
+        return found
 
     def requeue_due(self, now: float) -> None:
         """Queue the calls that are to run again by now."""

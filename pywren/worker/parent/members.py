@@ -21,7 +21,7 @@ GROW_SECONDS = 0.2
 
 _MAX_FAILED_ROUNDS = 3  # how many rounds in a row may fail to start a process before calls fail
 _MOST_START_DELAY = 10.0
-_KILLED_STARTS_SECONDS = 30.0
+_KILLED_STARTS_SECONDS = 120.0
 
 
 class Members:

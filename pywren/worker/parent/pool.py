@@ -195,6 +195,7 @@ class LocalPool:
         show_output: bool | None = None,
         repeats: Repeats = Repeats.NEVER,
         most_processes: int | None = None,
+        on_tick: OnStart | None = None,
     ) -> Batch:
         """Run a function for every argument in worker processes, and return immediately.
 
@@ -203,20 +204,18 @@ class LocalPool:
         Args:
             function: the function.
             args: one packed argument per call.
-            on_results: called on the pump's thread with ``[(index, result), …]``, a list of all results that have
-                arrived together. It must not block. If a call may run again (``repeats``), its index is in the
-                sequence of ``Repeat`` that this function returns when it shall; otherwise the result is final. There
-                is exactly one final result for every call.
-            on_start: called with the index of a call that is running, on the pump's or the submitting thread. Quick
-                calls may end without it, and the call may already have ended.
+            on_results: called on the pump's thread with results (``OnResults``). It must not block.
+            on_start: called with the index of a call that is running, on the pump's or the submitting thread, unless
+                the call is quick.
             extra_env: environment variables of these calls.
-            environment: all other variables that these calls see. The mapping must never change afterwards. ``None``
-                means the variables with which the processes were started.
+            environment: all other variables that these calls see, in a mapping that never changes; ``None`` for those
+                with which the processes were started.
             timeout: seconds after which a running call is killed; ``None`` for no limit.
             references: for each call, the encoded outcomes that the futures in its argument stand for.
             show_output: whether output is shown as it arrives; by default, as chosen when the pool was created.
             repeats: which failed calls may run again.
             most_processes: the most processes that hold calls of this batch at the same time; ``None`` for no limit.
+            on_tick: called with 0 every ``TICK_SECONDS`` while calls are outstanding, on the pump's thread.
 
         Raises:
             OSError: no process can be started, or there is no room for the arguments.
@@ -225,9 +224,8 @@ class LocalPool:
         shown = self._show_output if show_output is None else show_output
         # Take snapshots before taking the lock: copying big arguments must delay neither the pump nor other callers.
         key, frame = self._functions.encode(function)
-        batch = Batch(
-            function, key, frame, extra_env or {}, timeout, shown, on_start, on_results, repeats, most_processes
-        )
+        rules = (repeats, most_processes, on_tick)
+        batch = Batch(function, key, frame, extra_env or {}, timeout, shown, on_start, on_results, *rules)
         batch.add(args, references)
         with self._lock:
             self._require_open()
@@ -260,6 +258,22 @@ class LocalPool:
             is_cancelled = self._feeder.cancel(batch, index, running=running)
             self._pump.wake()
             return is_cancelled
+
+    def has_idle(self) -> bool:
+        """Tell whether a process has nothing to do, and no call waits for one."""
+        with self._lock:
+            return self._members.has_idle() and not any(batch.waiting for batch in self._ledger.queue)
+
+    def back_up(self, batch: Batch, index: int) -> int | None:
+        """Have an idle process run a call that another process has. The first final result ends the other attempt.
+
+        Returns:
+            The id of the idle process; ``None`` if there is none, or if the call is not with exactly one process.
+        """
+        with self._lock:
+            process = self._feeder.back_up(batch, index, time.monotonic())
+            self._pump.wake_if_late()
+            return process
 
     def run(
         self, task: Task, *, stopped: Stop | None = None, environment: Mapping[str, str] | None = None

@@ -216,7 +216,7 @@ class Pump:
         self._end_if_unused(now)
         self._ledger.requeue_due(now)
         self._feeder.balance(now)
-        return self._feeder.feed(now)
+        return self._feeder.feed(now) + self._ledger.ticks(now)
 
     def _bury(self, member: Member) -> None:
         """Settle the calls of a process that has ended, and replace the process."""

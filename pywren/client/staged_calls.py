@@ -374,7 +374,7 @@ class StagedCallset:
             self._last_progress = self._timer()
         self._monitor.watch(self, FIRST_POLL)
 
-    # The next four methods must be called with the lock held.
+    # The next five methods must be called with the lock held.
 
     def _living(self, call_id: str) -> list[CallState]:
         # The list holds strong references: a future that lives now lives until the caller drops the list.
@@ -384,12 +384,18 @@ class StagedCallset:
         """Return, in the order of their keys, the calls that have an unfinished future which something still holds."""
         # While calls wait to be invoked, those in flight are of interest even if nothing holds their futures: their
         # ends make room. And nobody but the driver repeats a call whose outcome another process wants.
-        if self.driver is None or not (self._wanted_elsewhere or self.driver.holds_back()):
+        if not self._must_go_on():
             # A copy, because dropping a future may run a user's __del__, which may come back here: the lock is
             # reentrant.
             for call_id in [c for c in self._futures if not self._living(c)]:
                 self._drop(call_id)
         return sorted(self._futures)
+
+    def _must_go_on(self) -> bool:
+        driver = self.driver
+        return driver is not None and (
+            driver.holds_back() > 0 or (self._wanted_elsewhere and driver.policy.retries > 0)
+        )
 
     def _drop(self, call_id: str) -> None:
         for one in self._living(call_id):

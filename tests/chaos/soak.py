@@ -7,11 +7,12 @@ import dataclasses
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pywren
+from pywren.executor import Executor
 from pywren.testing.emulator import Emulator, Fault, Faults
 
 from .remains import Remains, Size, own_directories
@@ -60,15 +61,22 @@ def soak(maps: int, *, faults: Faults = FAULTS, patience: float = 60.0) -> list[
     found = []
     with emulated(Scenario("soak", faults, containers=2)) as emulator:
         config, spared = emulator.deploy(), Remains.now().processes
-        # The pool's own executor keeps the processes of the pool between the maps.
-        with closing(LocalPool(2)) as pool, pywren.local_executor(LocalInvoker(pool=pool)):
+        # One executor on Lambda, as programs have one: a new one makes botocore's clients anew, and garbage of theirs
+        # would hide what a map leaves. The executor beside it keeps the processes of the pool between the maps.
+        with (
+            pywren.lambda_executor(config=config) as there,
+            closing(LocalPool(2)) as pool,
+            pywren.local_executor(LocalInvoker(pool=pool)),
+        ):
             for number in range(maps):
                 faulty = number % 4 >= 2
                 if number % 2:
                     outcome = _one_here(pool, spared, number, KILL_EVERY if faulty else None, patience)
                 else:
-                    outcome = _one_on_lambda(emulator, config, faults if faulty else Faults(), number, patience)
+                    outcome = _one_on_lambda(emulator, there, faults if faulty else Faults(), number, patience)
                 found.append(Map(number, Size.now(), outcome))
+            there.invoker.close()
+            there.storage.close()
     return found
 
 
@@ -79,21 +87,16 @@ def _one_here(pool: LocalPool, spared: frozenset[int], number: int, every: float
         return run(lambda: executor.map(square_after(CALL_SECONDS), range(CALLS)), patience=patience)
 
 
-def _one_on_lambda(
-    emulator: Emulator, config: Mapping[str, Any], faults: Faults, number: int, patience: float
-) -> Outcome:
-    with pywren.lambda_executor(config=config) as executor:
-        emulator.set_faults(dataclasses.replace(faults, seed=number))
-        try:
-            return run(
-                lambda: executor.map(square_after(CALL_SECONDS), range(CALLS)),
-                patience=patience,
-                idle=lambda: emulator.wait_idle(_IDLE_SECONDS),
-            )
-        finally:
-            emulator.set_faults(Faults())
-            executor.invoker.close()
-            executor.storage.close()
+def _one_on_lambda(emulator: Emulator, executor: Executor, faults: Faults, number: int, patience: float) -> Outcome:
+    emulator.set_faults(dataclasses.replace(faults, seed=number))
+    try:
+        return run(
+            lambda: executor.map(square_after(CALL_SECONDS), range(CALLS)),
+            patience=patience,
+            idle=lambda: emulator.wait_idle(_IDLE_SECONDS),
+        )
+    finally:
+        emulator.set_faults(Faults())
 
 
 def grown(maps: Sequence[Map]) -> list[str]:

@@ -101,9 +101,10 @@ def run(
     settled.wait()
     idle()
     second = [_ending(future) for future in futures]
-    ended = [ending for index, ending in enumerate(first) if index not in pending]
-    right = sum(ending == (index, index * index) for index, ending in enumerate(first))
-    errors = Counter(ending for ending in ended if isinstance(ending, str))
+    # A call that ended between the end of the patience and its cancellation counts as pending.
+    ended = {index: ending for index, ending in enumerate(first) if index not in pending}
+    right = sum(ending == (index, index * index) for index, ending in ended.items())
+    errors = Counter(ending for ending in ended.values() if isinstance(ending, str))
     once = [settled.counts[index] == 1 and first[index] == second[index] for index in range(len(futures))]
     return Outcome(
         calls=len(futures),

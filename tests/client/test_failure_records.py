@@ -440,9 +440,7 @@ class TestManyCallsets:
         """Row 226: a user who may not list gets one warning, and one request a minute is sent."""
         failings, asked = several
         for failing in failings:
-            monkeypatch.setattr(
-                failing.storage.backend, "list", self.counted(refused(failing, "403"), "list", asked)
-            )
+            monkeypatch.setattr(failing.storage.backend, "list", self.counted(refused(failing, "403"), "list", asked))
             failing.write(KILLED)
         for failing in failings:
             failing.look()
@@ -475,7 +473,8 @@ def test_what_is_no_record_is_passed_over(data):
 def test_a_member_of_another_type_is_passed_over():
     """Records with members of unexpected types still become an error."""
     assert isinstance(
-        death_of({"requestContext": 3, "responsePayload": {"errorType": [], "errorMessage": {}}}).error, WorkerCrashedError
+        death_of({"requestContext": 3, "responsePayload": {"errorType": [], "errorMessage": {}}}).error,
+        WorkerCrashedError,
     )
 
 

@@ -62,7 +62,7 @@ class Worker:
 
     def goes_through(self, storage):
         """Have the client use another storage object."""
-        self.origin.storage = self.origin._looker._storage = storage
+        self.origin.storage = self.origin._looker._storage = self.origin._ends.storage = storage
 
     def status(self, call_id="00000", **members):
         return Status(self.callset.id, call_id, **members)
@@ -312,6 +312,11 @@ class TestStorageTrouble:
                 raise StorageError("the storage is out of reach")
             return self.storage.read_status(*arguments)
 
+        def look(self, *arguments):
+            if self.failing:
+                raise StorageError("the storage is out of reach")
+            return self.storage.look(*arguments)
+
     def test_passes(self, caplog):
         """A short outage is logged once and does not reach the caller."""
         worker = Worker()
@@ -422,7 +427,8 @@ class TestStorageTrouble:
             worker = Worker(clock=lambda now=now: now[0])
             (item,) = worker.futures()
             with monkeypatch.context() as patch:
-                patch.setattr(worker.storage, "read_status", Mock(side_effect=error))
+                for method in ("read_status", "look"):
+                    patch.setattr(worker.storage, method, Mock(side_effect=error))
                 assert not item.done()
                 now[0] += trouble.PATIENCE
                 with pytest.raises(PywrenError, match=str(error)):

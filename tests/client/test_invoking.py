@@ -1,0 +1,101 @@
+"""The threads that invoke what a driver lets go."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from pywren.client.driver.driver import Driver
+from pywren.client.driver.policy import Policy
+from pywren.client.invoking import Invocations
+from pywren.client.protocols import Invoker
+from pywren.exceptions import InvocationError, InvocationThrottledError
+from pywren.wire.cause import Cause
+
+
+class Service(Invoker):
+    """A service that answers what a function says."""
+
+    def __init__(self, answer):
+        self.answer = answer
+        self.taken = []
+
+    def invoke(self, payload):
+        self.answer(payload)
+        self.taken.append(payload)
+        return "an id"
+
+
+def make(answer, count=100, threads=8, **policy):
+    """Return a driver, its invocations, its service, and the calls that were refused."""
+    driver, service, refused = Driver([f"{n:05d}" for n in range(count)], Policy(**policy)), Service(answer), []
+    invocations = Invocations(
+        driver, service, payload=tuple, now=time.time, refused=lambda *call: refused.append(call),
+        note=lambda *_: None, callset_id="a callset", threads=threads,
+    )  # fmt: skip
+    return driver, invocations, service, refused
+
+
+def test_each_call_once():
+    """Every call is invoked once, whatever thread invokes it."""
+    driver, invocations, service, _ = make(lambda _: None)
+    invocations.run()
+    assert sorted(service.taken) == [(f"{n:05d}", 1) for n in range(100)]
+    assert driver.counts().sent == 100
+
+
+def test_a_busy_service():
+    """Calls that are throttled are offered again, until all are accepted."""
+    offered = []
+
+    def answer(payload):
+        offered.append(payload)
+        if len(offered) % 5 == 0:
+            raise InvocationThrottledError("busy")
+
+    driver, invocations, service, _ = make(answer, count=20)
+    invocations.run()
+    assert sorted(service.taken) == [(f"{n:05d}", 1) for n in range(20)]
+    assert driver.counts().sent == 20
+
+
+@pytest.mark.parametrize("error", [InvocationError("no such function"), KeyboardInterrupt(), SystemExit(3)])
+def test_what_stops_a_map(error):
+    """A refusal, or Ctrl-C, is raised at once, and no thread goes on."""
+
+    def answer(payload):
+        if payload[0] == "00003":
+            raise error
+
+    _, invocations, _, _ = make(answer)
+    with pytest.raises(type(error)):
+        invocations.run()
+    assert not [one for one in threading.enumerate() if one.name == "pywren-request"]
+
+
+def test_map_does_not_wait_for_repeats():
+    """A call that is to be invoked again later is left to the background."""
+    driver, invocations, service, _ = make(lambda _: None, count=2)
+    first = driver.next_call()
+    driver.accepted(*first, "", 0.0)
+    driver.failed(*first, Cause.WORKER_FAILED, InvocationError("failed"))
+    began = time.monotonic()
+    invocations.run()
+    assert ("00001", 1) in service.taken
+    assert time.monotonic() - began < 20
+    assert driver.counts().held + driver.counts().sent == 2
+
+
+def test_a_cap_holds_calls_back():
+    """``max_concurrency`` lets only so many go; the rest waits in the driver, and ``run`` returns."""
+    driver, invocations, service, _ = make(lambda _: None, max_concurrency=10)
+    invocations.run()
+    assert (len(service.taken), driver.holds_back()) == (10, 90)
+    driver.ended("00000", 1, None, "", failed=False)
+    invocations.wake()
+    deadline = time.monotonic() + 20
+    while len(service.taken) < 11 and time.monotonic() < deadline:
+        driver.wait(0.05)
+    assert len(service.taken) == 11

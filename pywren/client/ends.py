@@ -36,11 +36,13 @@ class End(NamedTuple):
         status: the status.
         over_what_stands: whether to overwrite the present status, because it is not believed.
         error: the error that the futures of this process raise; ``None`` for the one that the status reports.
+        attempts: words that name all attempts, for an exception of the program's own; empty if there was only one.
     """
 
     status: Status
     over_what_stands: bool = False
     error: PywrenError | None = None
+    attempts: str = ""
 
 
 class Ends:

@@ -48,7 +48,7 @@ from pywren.client.presence import client_file
 from pywren.client.protocols import Recipe
 from pywren.client.silence import Silence
 from pywren.client.trouble import Trouble
-from pywren.client.verdict import Verdict, of_status, unexpected
+from pywren.client.verdict import Verdict, name_attempts, of_status, unexpected
 from pywren.exceptions import (
     CallCancelledError,
     CallLostError,
@@ -631,13 +631,13 @@ class StagedCallset:
             cause = Cause.EXCEPTION
         step = driver.failed(call_id, number, cause, error)
         if isinstance(step, Over):
-            self._end(with_attempts(status, step.message))
+            self._end(with_attempts(status, step.message), attempts=step.message if status.failure is None else "")
 
-    def _end(self, status: Status, *, over_what_stands: bool = False) -> None:
+    def _end(self, status: Status, *, over_what_stands: bool = False, attempts: str = "") -> None:
         with self._lock:
             is_outstanding = status.call_id in self._futures
         if is_outstanding:  # otherwise the call has been settled meanwhile
-            self._ends.add(End(status, over_what_stands))
+            self._ends.add(End(status, over_what_stands, attempts=attempts))
 
     def _give_up(self, call_id: str, failure: Failure, message: str) -> None:
         self._end(with_attempts(self._ends.status(call_id, failure), message))
@@ -696,12 +696,12 @@ class StagedCallset:
         status = end.status
         if end.error is not None:
             return Verdict(None, end.error, status)
-        if status.output_sha256 is None:
-            return of_status(status, status.outcome, self.callset.id)
-        data = self._fetch(status)
-        return (
-            Verdict(None, data, status) if isinstance(data, StorageError) else of_status(status, data, self.callset.id)
-        )
+        data = status.outcome if status.output_sha256 is None else self._fetch(status)
+        if isinstance(data, StorageError):
+            return Verdict(None, data, status)
+        verdict = of_status(status, data, self.callset.id)
+        name_attempts(verdict.error, end.attempts)
+        return verdict
 
     def _fetch_outputs(self) -> bool:
         """Fetch the separate outputs that are small or that something has asked for, and settle their futures.

@@ -111,6 +111,8 @@ class StagedCallset:
         # No lock: threads that invoke, for_each() helpers and the polling thread write different members of the entry
         # of a call, with setdefault().
         self.records: dict[str, dict[str, Any]] = {}
+        # Members of the payloads that all calls share: 100,000 copies of them would take a few hundred megabytes.
+        self.shared_payload: Mapping[str, Any] = {}
         # Both are set by drive(), before any other thread knows this object. ``None`` if another process drives the
         # calls.
         self.driver: Driver | None = None
@@ -156,7 +158,7 @@ class StagedCallset:
         key = self.callset.attempt_key(ready.call_id, ready.number).hex()
         kept: dict[str, Any] = self.records[ready.call_id]["payload"]
         kept["attempt"], kept["host_submit_time"] = ready.number, time.time()
-        return {**kept, "attempt_key": key, **self.callset.overwrite}
+        return {**self.shared_payload, **kept, "attempt_key": key, **self.callset.overwrite}
 
     def note_invocation(self, ready: Ready, started: float, seconds: float) -> None:
         """Record when an attempt was invoked, in seconds since the epoch, and how long that took."""
@@ -330,7 +332,7 @@ class StagedCallset:
         """Return what is known of one call: its payload without secrets and argument, and the client's actions."""
         record = dict(self.records.get(call_id, {}))
         payload = {name: value for name, value in record.pop("payload", {}).items() if name != "data_inline"}
-        return {**payload, **record}
+        return {**self.shared_payload, **payload, **record}
 
     # -- futures -------------------------------------------------------------------------------------------------
 

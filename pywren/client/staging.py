@@ -49,6 +49,7 @@ from pywren.wrenutil import create_call_id
 logger = logging.getLogger(__name__)
 
 _PAYLOAD_HEADROOM = 2_000
+_OWN = frozenset({"call_id", "attempt", "attempt_key", "host_submit_time", "data_inline"})  # members of single calls
 
 
 class StagedDispatcher:
@@ -173,6 +174,7 @@ class StagedDispatcher:
             callset, self.storage, self.monitor, explain_silence=explain, noted=self._noted, lease=lease
         )
         invoked = [str(payload["call_id"]) for payload in payloads]
+        origin.shared_payload = _take_shared(payloads)
         for call_id, payload in zip(invoked, payloads, strict=True):
             payload.pop("attempt_key", None)  # each attempt gets its own when it is invoked
             origin.records[call_id] = {"payload": payload}
@@ -407,6 +409,19 @@ def _reporting(policy: Policy) -> dict[str, bool]:
     if not policy.retries:
         return {"beacon": True}
     return {"beacon": True, "retryable": True, "retry_exceptions": bool(policy.retry_on)}
+
+
+def _take_shared(payloads: list[dict[str, Any]]) -> dict[str, Any]:
+    """Remove the members that all payloads share from each of them, and return these members."""
+    shared = {
+        name: value
+        for name, value in payloads[0].items()
+        if name not in _OWN and all(name in one and one[name] == value for one in payloads)
+    }
+    for index, payload in enumerate(payloads):
+        # A new dict, because one from which members are deleted keeps its size.
+        payloads[index] = {name: value for name, value in payload.items() if name not in shared}
+    return shared
 
 
 def _own_size(payload: Mapping[str, Any]) -> int:

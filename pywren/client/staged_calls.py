@@ -382,9 +382,10 @@ class StagedCallset:
 
     def _outstanding(self) -> list[str]:
         """Return, in the order of their keys, the calls that have an unfinished future which something still holds."""
-        # While calls wait to be invoked, those in flight are of interest even if nothing holds their futures: their
-        # ends make room. And nobody but the driver repeats a call whose outcome another process wants.
-        if self.driver is None or not (self._wanted_elsewhere or self.driver.holds_back()):
+        # While calls wait to be invoked, of this callset or of another, those in flight are of interest even if nothing
+        # holds their futures: their ends make room. And nobody but the driver repeats a call whose outcome another
+        # process wants.
+        if self.driver is None or not (self._wanted_elsewhere or self.driver.ends_matter()):
             # A copy, because dropping a future may run a user's __del__, which may come back here: the lock is
             # reentrant.
             for call_id in [c for c in self._futures if not self._living(c)]:

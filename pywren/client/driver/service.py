@@ -101,6 +101,7 @@ class Share:
         self.running: dict[AttemptRecord, CallRecord] = {}
         # Calls that were suspected to be dropped and gave no sign of life since.
         self.repeated: dict[CallRecord, None] = {}
+        self.looked = math.nan  # when it was last looked at
         self.life = -1  # of the service, when this was added to it; a forked child has another
 
 
@@ -156,6 +157,7 @@ class Service:
         self.queued = 0  # how many attempts have started after they had waited in a queue
         # The most attempts that were seen running together, when that last rose, and when it was last reached.
         self.peak = 0
+        self._rise: tuple[int, float] | None = None  # a new peak that is not certain yet, and since when
         self.peak_rose = self.last_full = math.nan
 
     # -- time ------------------------------------------------------------------------------------------------------
@@ -307,15 +309,27 @@ class Service:
         if cause is Cause.DROPPED:
             share.repeated[call] = self.repeated[call] = None
 
-    def note_look(self, now: float) -> None:
+    def note_look(self, share: Share, now: float) -> None:
         """Record how many attempts run together. Everything that a poll found must have been entered before."""
+        since, share.looked = now - share.looked, now
         if not self.waiting and not self.in_phase[Phase.HELD]:
             self.kept_up = now
-        if len(self.running) > self.peak:
-            self.peak, self.peak_rose = len(self.running), now
+        if len(self.running) <= self.peak:
+            self._rise = None
+        else:
+            self._note_rise(len(self.running) == len(share.running), since, now)
         # Repeats alone do not show that the service is full: they follow each other slowly.
         if len(self.running) > self.proven and len(self.running) >= FULL * self.peak:
             self.last_full = now
+
+    def _note_rise(self, all_seen: bool, since: float, now: float) -> None:
+        """Record that more attempts than ever seem to run together."""
+        self.peak_rose = now
+        level, began = self._rise or (len(self.running), now)
+        self._rise = min(level, len(self.running)), began
+        # Attempts of callsets that were not looked at meanwhile may have ended. It counts when it has lasted.
+        if all_seen or now - began > max(LONGEST_STEP, 2.0 * since):
+            self.peak, self._rise = self._rise[0], None
 
     def usual_wait(self) -> float:
         """Return how long attempts usually wait before they are seen to start, in seconds; 0.0 if that is unknown.

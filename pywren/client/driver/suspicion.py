@@ -67,7 +67,7 @@ def suspects(record: CallsetRecord, policy: Policy, now: float) -> Sequence[Susp
             lose calls.
         now: the observed time.
     """
-    record.service.note_look(now)
+    record.service.note_look(record, now)
     if policy.retries == 0:
         return []
     found = _vanished(record, now)
@@ -90,7 +90,7 @@ def _dropped(record: CallsetRecord, now: float) -> list[Suspect]:
         return []
     service = record.service
     oldest = next(iter(service.waiting))
-    bound = max(SHORTEST, USUAL_WAITS * service.usual_wait())
+    bound = SHORTEST if _is_quiet(service, now) else max(SHORTEST, USUAL_WAITS * service.usual_wait())
     most = max(MOST_REPEATED, int(SHARE_REPEATED * service.outstanding()))
     alone = _Alone(service, now, bound, oldest)
     if service.queued >= ENOUGH and service.longest_delay < SHORTEST and not alone.full:
@@ -101,6 +101,17 @@ def _dropped(record: CallsetRecord, now: float) -> list[Suspect]:
     if len(service.repeated) < most and now - first.sent >= bound:
         found += _dropped_first(record, now, bound, alone, most)
     return found
+
+
+def _is_quiet(service: Service, now: float) -> bool:
+    """Tell whether the service has had nothing to do for so long that it has no reason to let a call wait.
+
+    Then it does not matter how long calls had to wait before.
+    """
+    if service.running:
+        return False
+    busy = [one for one in (service.last_start, service.last_full) if not math.isnan(one)]
+    return bool(busy) and now - max(busy) > LONGEST_REQUEUE + SHORTEST
 
 
 def _dropped_in_order(record: CallsetRecord, now: float, alone: _Alone, most: int) -> list[Suspect]:

@@ -116,6 +116,7 @@ class World:
         # the client
         self._of: dict[str, _Callset] = {}
         self._senders: deque[_Callset] = deque()
+        self._sending = False
         self._to_submit = deque(self.calls)
         self._free = self.now  # when the thread that polls is free
         # the service
@@ -133,7 +134,6 @@ class World:
         began = self.now
         for _ in range(self.client.threads or len(self.calls)):
             self._submit_next()
-        self.at(began, self._send)
         while self._agenda and self.now < began + limit and len(self.trace.ended) < len(self.calls):
             self.now, _, step, arguments = heapq.heappop(self._agenda)
             step(*arguments)
@@ -162,6 +162,9 @@ class World:
         if not callset.to_send and callset.driver.next_due() == 0.0:
             callset.to_send = True
             self._senders.append(callset)
+            if not self._sending:
+                self._sending = True
+                self.at(self.now, self._send)
 
     def _away(self) -> float:
         """Return when the client is back; 0.0 if it is here."""
@@ -172,13 +175,14 @@ class World:
         if back := self._away():
             return self.at(back, self._send)
         if not self._senders:
-            return self.at(self.now + pause, self._send)
+            self._sending = False
+            return None
         callset = self._senders[0]
         step = callset.driver.next_call()
         if isinstance(step, Ready):
             self._invoke(callset.driver, step)
-        elif isinstance(step, Later) and step.wait is not None and step.wait < self.client.poll:
-            pause = max(step.wait, pause)
+        elif isinstance(step, Later) and step.wait is not None:
+            self._senders.rotate(-1)  # the others have threads too
         else:  # a poll, or the end of another call, wakes it
             callset.to_send = False
             self._senders.popleft()
@@ -198,9 +202,16 @@ class World:
         return self._accept(Event(ready.call_id, ready.number, self.now))
 
     def _poll(self, callset: _Callset) -> None:
-        if back := self._away() or (self._free if self._free > self.now else 0.0):
+        if self._free > self.now:  # other callsets are polled first
+            self.at(self._free, self._poll_now, callset)
+        else:
+            self._free = self.now
+            self._poll_now(callset)
+        self._free += self.client.cost
+
+    def _poll_now(self, callset: _Callset) -> None:
+        if back := self._away():
             return self.at(back, self._poll, callset)
-        self._free = self.now + self.client.cost
         driver, clocks = callset.driver, self.service.clocks
         for call_id, number, started in callset.results:
             self._end(call_id)

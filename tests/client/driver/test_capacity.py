@@ -35,7 +35,7 @@ def start(record: CallsetRecord, calls: list[CallRecord], now: float) -> None:
         record.note_start(call, call.attempts[0], now)
         call.attempts[0].shown = now
         record.move(call, Phase.RUNNING)
-    record.service.note_look(now)
+    record.service.note_look(record, now)
 
 
 def end(record: CallsetRecord, calls: list[CallRecord], now: float) -> None:
@@ -43,7 +43,7 @@ def end(record: CallsetRecord, calls: list[CallRecord], now: float) -> None:
         call.attempts[0].ended = now
         record.note_end(call, call.attempts[0])
         record.move(call, Phase.ENDED)
-    record.service.note_look(now)
+    record.service.note_look(record, now)
 
 
 def callset(count: int) -> CallsetRecord:
@@ -110,7 +110,7 @@ def test_short_calls_are_counted_when_they_end() -> None:
         call.attempts[0].ended = now
         record.note_end(call, call.attempts[0])
         record.move(call, Phase.ENDED)
-        record.service.note_look(now)
+        record.service.note_look(record, now)
     assert room(record, LAMBDA, 20.0).calls > 900_000
 
 

@@ -111,7 +111,9 @@ def _is_quiet(service: Service, now: float) -> bool:
     if service.running:
         return False
     busy = [one for one in (service.last_start, service.last_full) if not math.isnan(one)]
-    return bool(busy) and now - max(busy) > LONGEST_REQUEUE + SHORTEST
+    quiet = now - max(busy, default=now) - LONGEST_REQUEUE - SHORTEST
+    # A late attempt of a call that has ended may have run meanwhile, which nobody looks for.
+    return quiet > 0.0 and not quiet < service.durations.quantile(USUAL)
 
 
 def _dropped_in_order(record: CallsetRecord, now: float, alone: _Alone, most: int) -> list[Suspect]:

@@ -361,8 +361,9 @@ class StagedCallset:
 
     def _outstanding(self) -> list[str]:
         """Return, in the order of their keys, the calls that have an unfinished future which something still holds."""
-        # While calls wait to be invoked, those in flight are of interest even if nothing holds their futures: their
-        # ends make room. And nobody but the driver repeats a call whose outcome another process wants.
+        # While calls wait to be invoked, of this callset or of another, those in flight are of interest even if nothing
+        # holds their futures: their ends make room. And nobody but the driver repeats a call whose outcome another
+        # process wants.
         if not self._must_go_on():
             # A copy, because dropping a future may run a user's __del__, which may come back here: the lock is
             # reentrant.
@@ -372,9 +373,7 @@ class StagedCallset:
 
     def _must_go_on(self) -> bool:
         driver = self.driver
-        return driver is not None and (
-            driver.holds_back() > 0 or (self._wanted_elsewhere and driver.policy.retries > 0)
-        )
+        return driver is not None and (driver.ends_matter() or (self._wanted_elsewhere and driver.policy.retries > 0))
 
     def _drop(self, call_id: str) -> None:
         for one in self._living(call_id):

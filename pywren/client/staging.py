@@ -22,8 +22,8 @@ from typing import Any
 from pywren.client import call_state, jobs
 from pywren.client.callset import Callset, Submission
 from pywren.client.driver.driver import Driver
-from pywren.client.driver.pace import Pace
 from pywren.client.driver.policy import Policy
+from pywren.client.driver.service import Service
 from pywren.client.failure_records import FailureRecords, Noted
 from pywren.client.invoking import Invocations
 from pywren.client.lease import Lease
@@ -74,7 +74,7 @@ class StagedDispatcher:
         self._shards = _shards_of(runtime)
         self._kept: list[Callset] = []
         self._noted = Noted()
-        self._pace = Pace()  # one for all callsets: they share the service
+        self._service = Service()  # one for all callsets: what one of them sees helps the others
         function = invoker.function_name
         # For Storage.get_call_output(), which a program may call without a future: 0.0 searches all records, and what
         # it finds is shared with the polls.
@@ -178,7 +178,7 @@ class StagedDispatcher:
         for call_id, payload in zip(invoked, payloads, strict=True):
             payload.pop("attempt_key", None)  # each attempt gets its own when it is invoked
             origin.records[call_id] = {"payload": payload}
-        driver = Driver(invoked, policy, pace=self._pace, first_attempt=callset.first_attempt)
+        driver = Driver(invoked, policy, service=self._service, first_attempt=callset.first_attempt)
         invocations = Invocations(
             driver, self.invoker, payload=origin.payload, now=self.storage.now, refused=origin.refuse,
             note=origin.note_invocation, callset_id=callset.id, threads=threads,

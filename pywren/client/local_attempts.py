@@ -108,7 +108,7 @@ class LocalAttempts:
                 continue
             number = self._number(one.call_id, result)  # ``None`` for a call that has returned at its first attempt
             if number is not None and self._driver is not None:
-                began = _began(result, verdict.known_at)
+                began = None if result.success is None else _began(result, verdict.known_at)
                 self._cancel_others(one.call_id, number, "another attempt ended first")
                 self._driver.ended(one.call_id, number, began, _where(result), failed=not result.success)
 
@@ -181,14 +181,14 @@ class LocalAttempts:
 
     def _first(self, verdict: Verdict | None) -> Attempt:
         """Return the only attempt of a call that the driver does not know."""
-        from pywren.client.driver.driver import Attempt
+        from pywren.client.driver.driver import Attempt, text_of
 
         submitted = self._callset.submitted
         if verdict is None or not isinstance(verdict.source, RunResult):
             return Attempt(1, None, "", "", submitted, None, "", backup=False)
         result = verdict.source
         cause = None if result.success else _cause(result)
-        error = "" if verdict.error is None else str(verdict.error)
+        error = "" if verdict.error is None else text_of(verdict.error)
         began = _began(result, verdict.known_at) if result.success is not None else None
         return Attempt(1, cause and cause.value, error, "", submitted, began, _where(result), backup=False)
 

@@ -568,14 +568,10 @@ class StagedCallset:
 
     def _tell_driver(self, status: Status) -> None:
         if self.driver is not None and status.attempt != CLIENT_ATTEMPT:
-            began, where = status.info.get("start_time"), status.info.get("log_stream_name")
-            self.driver.ended(
-                status.call_id,
-                status.attempt,
-                began if isinstance(began, int | float) else None,
-                where if isinstance(where, str) else "",
-                failed=status.failure is not None or status.exception_traceback is not None,
-            )
+            cause, error = _why(status)
+            began, where = _when_and_where(status)
+            failed = cause is not None
+            self.driver.ended(status.call_id, status.attempt, began, where, failed=failed, cause=cause, error=error)
 
     def _mark_running(self, signs: Iterable[Sign]) -> None:
         for sign in signs:
@@ -630,7 +626,7 @@ class StagedCallset:
             else:
                 error = of_status(status, outcome, self.callset.id).error or unexpected(ValueError("no exception"))
             cause = Cause.EXCEPTION
-        step = driver.failed(call_id, number, cause, error)
+        step = driver.failed(call_id, number, cause, error, *_when_and_where(status))
         if isinstance(step, Over):
             self._end(with_attempts(status, step.message), attempts=step.message if status.failure is None else "")
 
@@ -779,6 +775,21 @@ class StagedCallset:
         with self._lock:  # last: if Ctrl-C comes before this, the monitor still has the futures and settles them
             for call_id in verdicts:
                 self._drop(call_id)
+
+
+def _why(status: Status) -> tuple[Cause | None, str]:
+    """Return why the attempt that ended a call brought no value, and its error in words."""
+    if status.failure is not None:
+        return status.failure.cause or Cause.WORKER_FAILED, status.failure.message
+    if status.exception_traceback is None:
+        return None, ""
+    return Cause.EXCEPTION, status.exception_traceback.strip().rpartition("\n")[2]
+
+
+def _when_and_where(status: Status) -> tuple[float | None, str]:
+    """Return when an attempt began, by the worker's clock, and the stream of its log."""
+    began, where = status.info.get("start_time"), status.info.get("log_stream_name")
+    return began if isinstance(began, int | float) else None, where if isinstance(where, str) else ""
 
 
 _callsets: weakref.WeakSet[StagedCallset] = weakref.WeakSet()

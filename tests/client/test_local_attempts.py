@@ -78,6 +78,8 @@ def test_a_call_that_kills_every_worker(executor: Executor, tmp_path: Path) -> N
     assert caught.value.returncode == -9
     assert os.path.getsize(tmp_path / "x") == 7
     assert [one.number for one in attempts(future)] == [1, 2, 3, 4, 5, 6, 7]
+    assert str(caught.value).count("SIGKILL") == 1  # what is the same for all attempts is said once
+    assert [one.started_at for one in attempts(future)] == [None] * 7
 
 
 def test_without_retries_nothing_runs_twice(executor: Executor, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from pywren.client.driver.retrying import Again, Over, after, described
 from pywren.client.driver.service import Service, Waker
 from pywren.client.driver.stragglers import stragglers
 from pywren.client.driver.suspicion import suspects
+from pywren.exceptions import CallError
 from pywren.wire.cause import NEVER_RAN, Cause
 
 TIME_BOUND = 3.0
@@ -225,7 +226,7 @@ class Driver:
 
     def refused(self, call_id: str, number: int, error: BaseException) -> bool:
         """Record that the service refuses the call for good. Return whether the call has no other attempt in flight."""
-        text = _text(error)
+        text = text_of(error)
         with self._lock:
             call, attempt = self._find(call_id, number)
             self._close(call, attempt, Cause.REFUSED, text)
@@ -307,29 +308,52 @@ class Driver:
             if not (call.phase is Phase.HELD and call.backup):
                 self._record.move(call, Phase.RUNNING)
 
-    def ended(self, call_id: str, number: int, started_at: float | None, where: str, *, failed: bool) -> None:
-        """Record that a call has its outcome: a value, or an error that counts."""
+    def ended(
+        self,
+        call_id: str,
+        number: int,
+        started_at: float | None,
+        where: str,
+        *,
+        failed: bool,
+        cause: Cause | None = None,
+        error: str = "",
+    ) -> None:
+        """Record that a call has its outcome: a value, or an error that counts, with its cause and its text."""
         with self._lock:
             call, attempt = self._find(call_id, number)
             if started_at is not None or not failed:
                 self._note_start(call, attempt, started_at, where)
-            if math.isnan(attempt.ended):
+            is_news = math.isnan(attempt.ended)
+            if is_news:
                 attempt.ended = self._now()
             self._record.note_end(call, attempt)
             self._finish(call, failed=failed)
+            if is_news:  # after the statistics, for which an attempt that was suspected stays one
+                attempt.cause, attempt.error = cause, error
 
-    def failed(self, call_id: str, number: int, cause: Cause, error: BaseException) -> Again | Over | None:
+    def failed(
+        self,
+        call_id: str,
+        number: int,
+        cause: Cause,
+        error: BaseException,
+        started_at: float | None = None,
+        where: str = "",
+    ) -> Again | Over | None:
         """Record that an attempt ended without a value, and return what to do.
 
         With ``Again`` the call is in the queue already. With ``Over`` the caller ends the call. ``None`` means that
         nothing is to be done: another attempt is in flight, or the end of this attempt was known.
         """
         # Before the lock is taken: both may run code of the program.
-        text, wanted = _text(error), isinstance(error, self.policy.retry_on)
+        text, wanted = text_of(error), isinstance(error, self.policy.retry_on)
         with self._lock:
             call, attempt = self._find(call_id, number)
             if call.phase is Phase.ENDED or not math.isnan(attempt.ended):
                 return None
+            attempt.where = attempt.where or where
+            attempt.started_at = started_at if attempt.started_at is None else attempt.started_at
             self._close(call, attempt, cause, text)
             return self._follow(call, attempt, wanted)
 
@@ -434,7 +458,7 @@ class Driver:
     def _follow(self, call: CallRecord, attempt: AttemptRecord, wanted: bool) -> Again | Over | None:
         step = after(call, attempt, wanted, self.policy, self._jitter())
         if isinstance(step, Again) and attempt.cause in NEVER_RAN and self._is_out_of_time(call):
-            step = None if attempt.suspected else Over(described(call))
+            step = None if attempt.suspected else Over(described(call, attempt))
         if isinstance(step, Again):
             self._record.retried += 1
             self._record.hold(call, self._clock() + step.delay)
@@ -455,11 +479,15 @@ class Driver:
             self.changed.notify_all()  # it may make room for a call that is held back
 
 
-def _text(error: BaseException) -> str:
+def text_of(error: BaseException) -> str:
+    """Return an error in words, as attempts have it: with its class, unless the cause of the attempt says as much."""
+    name = type(error).__name__
     try:
-        return str(error)
+        if isinstance(error, CallError):
+            return str(error.args[0]) if error.args else ""  # without the ids, which are those of the future
+        return f"{name}: {text}" if (text := str(error)) else name
     except Exception:  # noqa: BLE001 -- the class of the error may be the program's
-        return type(error).__name__
+        return name
 
 
 def _shown(attempt: AttemptRecord) -> Attempt:

@@ -48,18 +48,26 @@ def after(call: CallRecord, attempt: AttemptRecord, wanted: bool, policy: Policy
     if any(one is not attempt and one.in_flight for one in call.attempts):
         return None
     if not _may_repeat(call, attempt, wanted, policy):
-        return Over(described(call))
+        return Over(described(call, attempt))
     return None if call.phase is Phase.HELD else Again(_delay(call, attempt, policy, jitter))
 
 
-def described(call: CallRecord) -> str:
+def described(call: CallRecord, final: AttemptRecord) -> str:
     """Return words that name all attempts of a call, in parentheses; an empty text if there was only one.
 
-    Of more than six attempts, the first three and the last three are named.
+    Of more than six attempts, the first three and the last three are named. Equal errors are not repeated.
+
+    Args:
+        call: the call.
+        final: the attempt with whose error the call ends. The words follow that error, so they do not contain it.
     """
     if len(call.attempts) < 2:
         return ""
-    named = [_described(one) for one in call.attempts]
+    named, told, previous = [], _conclusion(final), ""
+    for one in call.attempts:
+        error = _conclusion(one)
+        named.append(_described(one, "" if error == told else "as before" if error and error == previous else error))
+        previous = error
     if len(named) > 2 * _NAMED:
         named[_NAMED:-_NAMED] = [f"{len(named) - 2 * _NAMED} more"]
     return "(" + "; ".join(named) + ")"
@@ -89,11 +97,17 @@ def _delay(call: CallRecord, attempt: AttemptRecord, policy: Policy, jitter: flo
     return longest * (1.0 + jitter) / 2.0
 
 
-def _described(attempt: AttemptRecord) -> str:
+def _described(attempt: AttemptRecord, error: str) -> str:
     cause = "no outcome yet" if attempt.cause is None else attempt.cause.value
     words = f"attempt {attempt.number}: {cause}"
     if attempt.where:
         words += f" in {attempt.where[:_LONGEST_ERROR]}"
-    # The last line of an error is its conclusion, as in a traceback.
+    return f"{words}, {error}" if error else words
+
+
+def _conclusion(attempt: AttemptRecord) -> str:
     lines = attempt.error.strip().splitlines()
-    return f"{words}, {lines[-1][:_LONGEST_ERROR]}" if lines else words
+    if not lines:
+        return ""
+    # An exception of the function begins with its class. Other errors may hold a traceback, which ends with its cause.
+    return lines[0 if attempt.cause is Cause.EXCEPTION else -1][:_LONGEST_ERROR]

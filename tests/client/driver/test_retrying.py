@@ -126,16 +126,38 @@ def test_the_first_kill_is_repeated_at_once_except_on_lambda() -> None:
 
 
 def test_the_last_error_names_all_attempts() -> None:
-    call = failed(Cause.KILLED, Cause.DROPPED, Cause.WORKER_FAILED)
+    call = failed(Cause.KILLED, Cause.DROPPED, Cause.WORKER_FAILED, Cause.TIMED_OUT)
     call.attempts[0].where = "log/stream"
     call.attempts[2].error = "Traceback …\nStorageError: no answer"
-    assert described(call) == (
-        "(attempt 1: killed in log/stream; attempt 2: dropped; attempt 3: worker failed, StorageError: no answer)"
+    call.attempts[3].error = "ran out of time"
+    assert described(call, call.attempts[3]) == (
+        "(attempt 1: killed in log/stream; attempt 2: dropped; attempt 3: worker failed, StorageError: no answer; "
+        "attempt 4: timed out)"
+    )
+
+
+def test_equal_errors_are_not_repeated() -> None:
+    call = failed(*[Cause.EXCEPTION] * 5)
+    for attempt, error in zip(call.attempts, ("A: 1\nsecond line", "A: 1", "B", "A: 1", "C"), strict=True):
+        attempt.error = error
+    assert described(call, call.attempts[4]) == (
+        "(attempt 1: exception, A: 1; attempt 2: exception, as before; attempt 3: exception, B; "
+        "attempt 4: exception, A: 1; attempt 5: exception)"
+    )
+
+
+def test_the_error_that_the_words_follow_is_not_among_them() -> None:
+    call = failed(*[Cause.KILLED] * 3)
+    for attempt in call.attempts:
+        attempt.error, attempt.where = "a long hint", f"process {attempt.number}"
+    assert described(call, call.attempts[2]) == (
+        "(attempt 1: killed in process 1; attempt 2: killed in process 2; attempt 3: killed in process 3)"
     )
 
 
 def test_the_message_of_many_attempts_names_the_first_and_the_last_three() -> None:
-    words = described(failed(*[Cause.KILLED] * 40))
+    call = failed(*[Cause.KILLED] * 40)
+    words = described(call, call.attempts[-1])
     assert words.startswith("(attempt 1: killed; attempt 2: killed; attempt 3: killed; 34 more; attempt 38: killed; ")
     assert words.endswith("attempt 40: killed)")
 
@@ -143,9 +165,10 @@ def test_the_message_of_many_attempts_names_the_first_and_the_last_three() -> No
 def test_the_message_is_bounded_whatever_the_errors_say() -> None:
     call = failed(*[Cause.WORKER_FAILED] * 100)
     for attempt in call.attempts:
-        attempt.error, attempt.where = "x" * 1_000_000, "y" * 1_000_000
-    assert len(described(call)) < 4_000
+        attempt.error, attempt.where = f"{attempt.number}" * 1_000_000, "y" * 1_000_000
+    assert len(described(call, call.attempts[-1])) < 4_000
 
 
 def test_a_single_attempt_needs_no_message() -> None:
-    assert described(failed(Cause.KILLED)) == ""
+    call = failed(Cause.KILLED)
+    assert described(call, call.attempts[0]) == ""

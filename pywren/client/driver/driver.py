@@ -315,6 +315,9 @@ class Driver:
             self._finish(call, failed=failed)
             if is_news:  # after the statistics, for which an attempt that was suspected stays one
                 attempt.cause, attempt.error = cause, error
+            for other in call.attempts:
+                if other is not attempt and other.in_flight and other.cause is None:
+                    other.cause, other.error = Cause.CANCELLED, "another attempt ended first"
 
     def failed(
         self,

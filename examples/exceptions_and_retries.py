@@ -1,25 +1,23 @@
-"""Exceptions come back with their own type, and the program retries calls that failed for a temporary reason.
+"""Exceptions come back with their own type, and calls that failed for a temporary reason are tried again.
 
 Run it with ``python examples/exceptions_and_retries.py``.
 """
 
 import os
+import random
 
 import pywren
 from pywren.exceptions import WorkerCrashedError
-
-MAX_ATTEMPTS = 3
 
 
 class TemporaryFailure(Exception):
     """The error of a busy service."""
 
 
-def work(job):
-    number, attempt = job
-    if number == 2 and attempt < 3:
+def work(number):
+    if number == 2 and random.random() < 0.5:
         raise TemporaryFailure(f"job {number} met a busy service")
-    if number == 3 and attempt < 2:
+    if number == 3 and random.random() < 0.5:
         os._exit(1)  # a crash: the other calls are not affected
     if number == 4:
         raise ValueError(f"job {number} will never work")
@@ -27,22 +25,10 @@ def work(job):
 
 
 pwex = pywren.default_executor()
-results = {}
-open_jobs = list(range(6))
+futures = pwex.map(work, range(6), retries=20, retry_on=(TemporaryFailure, WorkerCrashedError))
 
-for attempt in range(1, MAX_ATTEMPTS + 1):
-    futures = dict(zip(open_jobs, pwex.map(work, [(number, attempt) for number in open_jobs]), strict=True))
-    pywren.wait(list(futures.values()))
-    open_jobs = []
-    for number, future in futures.items():
-        try:
-            results[number] = future.result()
-        except (TemporaryFailure, WorkerCrashedError) as error:
-            print(f"attempt {attempt}, job {number}: {type(error).__name__}, will be tried again")
-            open_jobs.append(number)
-        except ValueError as error:
-            print(f"attempt {attempt}, job {number}: {type(error).__name__}: {error}")
-    if not open_jobs:
-        break
-
-print(f"results: {results}")
+for number, future in enumerate(futures):
+    error = future.exception()  # waits for the call
+    print(f"job {number}:", f"{type(error).__name__}: {error}" if error else future.result())
+    for attempt in future.attempts[:-1]:
+        print(f"    attempt {attempt.number}: {attempt.cause}")

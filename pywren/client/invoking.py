@@ -15,6 +15,7 @@ import logging
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -74,6 +75,7 @@ class Invocations:
         self._lock = threading.Lock()
         self._busy = False
         self._said_held = ""
+        driver.waker = weakref.WeakMethod(self._wake)
 
     def run(self) -> None:
         """Invoke what the driver lets go, and return when all else is held back on purpose.
@@ -93,7 +95,12 @@ class Invocations:
             raise crew.error
 
     def wake(self) -> None:
-        """Invoke in the background what may be invoked now. Return immediately."""
+        """Invoke in the background what may be invoked now, of this callset and of others. Return immediately."""
+        self._wake()
+        for wake in self._driver.to_wake():
+            wake()
+
+    def _wake(self) -> None:
         due = self._driver.next_due()
         if due is None or due > 0.0 or isinstance(self._driver.peek(), Later):
             return

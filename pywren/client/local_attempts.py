@@ -9,9 +9,7 @@ pump, and read by others without a lock. The driver has its own lock, and calls 
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pywren.client.call_state import CallState
 from pywren.client.callset import Callset
 from pywren.client.driver.policy import Policy
-from pywren.client.verdict import Verdict, of_result
+from pywren.client.verdict import Verdict, name_attempts, of_result
 from pywren.exceptions import CallCancelledError
 from pywren.wire.cause import Cause
 from pywren.worker.task import Repeats, RunResult
@@ -223,9 +221,7 @@ def _named(verdict: Verdict, result: RunResult, attempts: str, callset_id: str, 
     if not attempts or verdict.error is None:
         return verdict
     if result.failure is None:  # the program's own exception keeps its own message
-        if sys.version_info >= (3, 11):
-            with contextlib.suppress(Exception):  # its class may have its own ``add_note``
-                verdict.error.add_note(attempts)
+        name_attempts(verdict.error, attempts)
         return verdict
     message = result.failure.message
     failure = result.failure._replace(message=message + ("\n" if "\n" in message else " ") + attempts)

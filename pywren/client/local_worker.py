@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pywren.exceptions import DecodeError
+from pywren.system import shutdown
 
 if TYPE_CHECKING:
     from pywren.worker.handler import Container
@@ -32,7 +33,8 @@ Payload = Mapping[str, Any]
 class LocalWorker:
     """Runs payloads in a container, on threads that live only while there are payloads.
 
-    The threads are daemon threads: the program may end while calls run.
+    The threads are daemon threads, but the program waits for them at its end, as for all calls of this machine
+    (``system.shutdown``).
 
     Args:
         pool: returns the pool that runs the calls. This function is called for each call, because the shared pool may
@@ -53,11 +55,13 @@ class LocalWorker:
         # ``_lock``.
         self._running = 0
         self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)  # told when a thread has nothing to do any more
 
     def submit(self, payload: Payload) -> None:
         """Run one call as soon as a thread is free."""
         with self._lock:
             self._waiting.append(payload)
+            shutdown.wait_for(self)  # in memory only
             # Every thread checks the queue under this lock before it ends, so one of the running ones takes the
             # payload.
             if self._running >= self._limit:
@@ -74,6 +78,18 @@ class LocalWorker:
             taken = [payload for payload in self._waiting if payload.get("callset_id") == callset_id]
             self._waiting = deque(payload for payload in self._waiting if payload.get("callset_id") != callset_id)
         return [str(payload["call_id"]) for payload in taken]
+
+    def held_back(self) -> str | None:
+        """Return how many calls have not ended, for the line that the end of the program logs; ``None`` if all have."""
+        with self._lock:
+            count = len(self._waiting) + self._running
+        calls = "1 call" if count == 1 else f"{count} calls"
+        return f"{calls} on this machine have not ended" if count else None
+
+    def wait_until_invoked(self, timeout: float | None) -> bool:
+        """Wait until no call waits or runs. Return False if ``timeout``, in seconds, runs out first."""
+        with self._lock:
+            return self._changed.wait_for(lambda: not self._waiting and not self._running, timeout)
 
     def close(self) -> None:
         """Cancel the calls that have not started. Running calls go on to their end."""
@@ -96,12 +112,17 @@ class LocalWorker:
                 _handle(container, payload)
 
     def _work(self) -> None:
+        with shutdown.accepted_work():
+            self._work_on()
+
+    def _work_on(self) -> None:
         while True:
             with self._lock:
                 # Test and decrement in one step under the lock. With a gap between them, submit() could count on a
                 # thread that has already decided to end.
                 if not self._waiting:
                     self._running -= 1
+                    self._changed.notify_all()
                     return
                 payload = self._waiting.popleft()
             # This blocks the thread for the whole call: fetching, running in a child, and storing the outcome.

@@ -30,16 +30,15 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
-from pywren.aws.errors import was_denied
 from pywren.client import call_state, waiting
 from pywren.client.belief import Findings, Sign
 from pywren.client.call_state import CallState
 from pywren.client.callset import Callset
 from pywren.client.driver.driver import Attempt, Driver, Ready
 from pywren.client.driver.retrying import Over
+from pywren.client.ends import End, Ends, with_attempts
 from pywren.client.failure_records import FailureRecords, Noted
 from pywren.client.invoking import Invocations
 from pywren.client.lease import Lease, held
@@ -47,8 +46,9 @@ from pywren.client.looking import FETCH_THREADS, InFlight, Looker
 from pywren.client.monitor import FIRST_POLL, Monitor, poll_delay
 from pywren.client.presence import client_file
 from pywren.client.protocols import Recipe
+from pywren.client.silence import Silence
 from pywren.client.trouble import Trouble
-from pywren.client.verdict import Verdict, of_status, unexpected
+from pywren.client.verdict import Verdict, name_attempts, of_status, unexpected
 from pywren.exceptions import (
     CallCancelledError,
     CallLostError,
@@ -73,22 +73,6 @@ LOST_GRACE = 60.0
 """Seconds that a status may take to arrive before its call is declared lost."""
 
 _RETRY_POLL = 0.25  # seconds: calls to be invoked again become due one after the other, and a poll costs a request
-
-_MOST_EXPOSURES = 3  # how often a status that anybody may have written is deleted to make room for another attempt
-
-
-class _End(NamedTuple):
-    """A status with which this client ends a call, once it is written.
-
-    Args:
-        status: the status.
-        over_what_stands: whether to overwrite the present status, because it is not believed.
-        error: what the futures of this process raise; ``None`` makes it from the status, as other processes do.
-    """
-
-    status: Status
-    over_what_stands: bool = False
-    error: PywrenError | None = None
 
 
 class StagedCallset:
@@ -127,17 +111,20 @@ class StagedCallset:
         # No lock: threads that invoke, for_each() helpers and the polling thread write different members of the entry
         # of a call, with setdefault().
         self.records: dict[str, dict[str, Any]] = {}
+        # Members of the payloads that all calls share: 100,000 copies of them would take a few hundred megabytes.
+        self.shared_payload: Mapping[str, Any] = {}
         # Both are set by drive(), before any other thread knows this object. ``None`` if another process drives the
         # calls.
         self.driver: Driver | None = None
         self._invocations: Invocations | None = None
         self._monitor = monitor
         self._client_alive = client_alive
-        self._explain_silence = explain_silence
+        self._silence = Silence(callset, explain_silence, timer)
         self._clock = storage.now if clock is None else clock
         self._timer = timer
         self._lease = lease
         self._may_drive = True  # False once another client has taken the lease; only the thread that polls writes it
+        self._ends = Ends(callset, storage)
         self._looker = Looker(callset, storage, self._failure_records(noted), self._clock, timer)
         self._lock = threading.RLock()
         # _lock guards everything below.
@@ -151,18 +138,11 @@ class StagedCallset:
         self._order: list[str] = []
         self._passed = 0  # how many calls at the beginning of _order have ended
         self._committed: dict[str, Status] = {}  # believed statuses whose big outputs have not been fetched
-        self._last_progress = timer()
         self._last_poll: float | None = None
         self._poll_cost = 0.0
-        self._next_question = waiting.SILENCE
-        self._silence_told = False
         self._unfetched: dict[str, StorageError] = {}  # for each call, why its output cannot be fetched at present
         self._trouble = Trouble()
-        # What is to be written as soon as the storage takes it. An entry stays until its call is settled: the driver
-        # decides only once that a call ends, whatever becomes of the request, or of this thread.
-        self._to_end: dict[str, _End] = {}
         self._wanted_elsewhere = False  # another process may wait for the calls, so dropped futures do not matter
-        self._exposures: dict[str, int] = {}
         _callsets.add(self)
 
     def drive(self, driver: Driver, invocations: Invocations) -> None:
@@ -178,7 +158,7 @@ class StagedCallset:
         key = self.callset.attempt_key(ready.call_id, ready.number).hex()
         kept: dict[str, Any] = self.records[ready.call_id]["payload"]
         kept["attempt"], kept["host_submit_time"] = ready.number, time.time()
-        return {**kept, "attempt_key": key, **self.callset.overwrite}
+        return {**self.shared_payload, **kept, "attempt_key": key, **self.callset.overwrite}
 
     def note_invocation(self, ready: Ready, started: float, seconds: float) -> None:
         """Record when an attempt was invoked, in seconds since the epoch, and how long that took."""
@@ -189,8 +169,7 @@ class StagedCallset:
     def refuse(self, call_id: str, error: Exception) -> None:
         """End a call that the service has refused for good, after ``map`` has returned."""
         known = error if isinstance(error, PywrenError) else unexpected(error)
-        with self._lock:
-            self._to_end.setdefault(call_id, _End(self._client_status(call_id, known), error=known))
+        self._ends.add(End(self._ends.status(call_id, Failure.of(known)), error=known))
         self._monitor.watch(self)
 
     # -- Origin ------------------------------------------------------------------------------------------------
@@ -241,8 +220,9 @@ class StagedCallset:
     def cancel(self, target: CallState) -> bool:
         """Cancel the call by writing a status for it, unless the call already has a status that can be believed."""
         call_id, error = target.call_id, CallCancelledError("the call was cancelled")
-        if self._write_end(call_id, error):  # the storage decides the race with the worker: the first status wins
-            self._settle({call_id: self._verdict_of_error(call_id, error)})
+        status = self._ends.status(call_id, Failure.of(error))
+        if self._ends.write(status):  # the storage decides the race with the worker: the first status wins
+            self._settle({call_id: self._verdict_of(End(status))})
             return True
         # A status exists already. It may be the worker's, or something that somebody else has written.
         # On the cancelling thread, even while a poll runs: it must not wait for that poll, nor report False for a
@@ -252,8 +232,8 @@ class StagedCallset:
         if call_id in found.unbelieved or (call_id in found.exposed and self.driver is not None):
             # Unconditional: a conditional write would lose to the status that stands. It overwrites no worker's status,
             # because the worker's own write is conditional and has lost to the same object.
-            self._write_end(call_id, error, over_what_stands=True)
-            self._settle({call_id: self._verdict_of_error(call_id, error)})
+            self._ends.write(status, over_what_stands=True)
+            self._settle({call_id: self._verdict_of(End(status))})
             return True
         self._carry_out(found)
         return False
@@ -288,10 +268,10 @@ class StagedCallset:
             return 0
         taken = {*self.driver.drop_held(), *self._invocations.withdraw()}
         error = CallCancelledError("the call was cancelled before it began")
-        ends = [self._client_status(call_id, error) for call_id in taken]
-        self._settle({status.call_id: self._verdict_of_error(status.call_id, error) for status in ends})
+        ends = [self._ends.status(call_id, Failure.of(error)) for call_id in taken]
+        self._settle({status.call_id: self._verdict_of(End(status)) for status in ends})
         if record:
-            for_each(self._write, ends, self._looker.threads)
+            for_each(self._ends.write, ends, self._looker.threads)
         elif ends:
             # Daemon: Ctrl-C usually ends the program, which must not wait for thousands of requests.
             threading.Thread(target=self._write_behind, args=(ends,), name="pywren-cancel", daemon=True).start()
@@ -299,7 +279,7 @@ class StagedCallset:
 
     def _write_behind(self, ends: Sequence[Status]) -> None:
         try:
-            for_each(self._write, ends, self._looker.threads)
+            for_each(self._ends.write, ends, self._looker.threads)
         except StorageError as error:
             logger.debug("cannot record that calls of callset %s were cancelled: %s", self.callset.id, error)
 
@@ -352,7 +332,7 @@ class StagedCallset:
         """Return what is known of one call: its payload without secrets and argument, and the client's actions."""
         record = dict(self.records.get(call_id, {}))
         payload = {name: value for name, value in record.pop("payload", {}).items() if name != "data_inline"}
-        return {**payload, **record}
+        return {**self.shared_payload, **payload, **record}
 
     # -- futures -------------------------------------------------------------------------------------------------
 
@@ -369,9 +349,8 @@ class StagedCallset:
 
     def watch(self) -> None:
         """Have the monitor poll the callset from now on."""
-        with self._lock:
-            # Invoking a large map takes a while, during which nothing can come back: silence counts from here.
-            self._last_progress = self._timer()
+        # Invoking a large map takes a while, during which nothing can come back: silence counts from here.
+        self._silence.end()
         self._monitor.watch(self, FIRST_POLL)
 
     # The next five methods must be called with the lock held.
@@ -382,8 +361,9 @@ class StagedCallset:
 
     def _outstanding(self) -> list[str]:
         """Return, in the order of their keys, the calls that have an unfinished future which something still holds."""
-        # While calls wait to be invoked, those in flight are of interest even if nothing holds their futures: their
-        # ends make room. And nobody but the driver repeats a call whose outcome another process wants.
+        # While calls wait to be invoked, of this callset or of another, those in flight are of interest even if nothing
+        # holds their futures: their ends make room. And nobody but the driver repeats a call whose outcome another
+        # process wants.
         if not self._must_go_on():
             # A copy, because dropping a future may run a user's __del__, which may come back here: the lock is
             # reentrant.
@@ -393,9 +373,7 @@ class StagedCallset:
 
     def _must_go_on(self) -> bool:
         driver = self.driver
-        return driver is not None and (
-            driver.holds_back() > 0 or (self._wanted_elsewhere and driver.policy.retries > 0)
-        )
+        return driver is not None and (driver.ends_matter() or (self._wanted_elsewhere and driver.policy.retries > 0))
 
     def _drop(self, call_id: str) -> None:
         for one in self._living(call_id):
@@ -404,8 +382,7 @@ class StagedCallset:
         self.records.get(call_id, {}).get("payload", {}).pop("data_inline", None)  # only another attempt needs it
         # May free a status with its output. pop() with a default: a concurrent poll may have settled the call already.
         self._committed.pop(call_id, None)
-        self._to_end.pop(call_id, None)
-        self._exposures.pop(call_id, None)
+        self._ends.forget(call_id)
 
     def _is_awaited(self, call_id: str) -> bool:
         return any(call_state.is_awaited(one) for one in self._living(call_id))
@@ -473,7 +450,7 @@ class StagedCallset:
             if self._invocations is not None and self._may_drive:
                 self._invocations.wake()
             if found.missing:
-                self._report_silence(len(found.missing))
+                self._silence.report(len(found.missing))
             with self._lock:
                 unfetched = dict(self._unfetched)
             if unfetched:
@@ -501,7 +478,7 @@ class StagedCallset:
         with self._lock:
             self._last_poll, self._poll_cost = now, now - started
             if ended:
-                self._last_progress = now
+                self._silence.end()
             log = self._trouble.note(trouble, calls, now)
         if log:
             logger.warning("cannot poll for results; pywren keeps trying: %s", trouble)
@@ -514,7 +491,7 @@ class StagedCallset:
             if set(self._futures) <= set(self._committed) and not any(map(self._is_awaited, self._committed)):
                 return None  # only big outputs that nothing has asked for are left
             # It backs off with the age of the last result: an hour of waiting costs at most some 720 LIST requests.
-            delay = poll_delay(self._timer() - self._last_progress, self._poll_cost)
+            delay = poll_delay(self._silence.seconds(), self._poll_cost)
         due = None if self.driver is None else self.driver.next_due()
         # A poll wakes the threads that invoke. A call that is due but held back must not cause a poll at every moment.
         return min(delay, max(due, _RETRY_POLL)) if due else delay
@@ -529,7 +506,7 @@ class StagedCallset:
         self._with_callbacks.clear()  # the parent will call these callbacks
         # The parent drives the calls, and holds their lease. Here they are only waited for.
         self.driver = self._invocations = self._lease = None
-        self._to_end.clear()
+        self._ends.forget_parent_threads()
 
     # -- reading -------------------------------------------------------------------------------------------------
 
@@ -615,11 +592,11 @@ class StagedCallset:
             self._note_failure(driver, call_id, number, status)
             self._looker.heed(call_id, number)
         for call_id in found.exposed - found.deaths.keys():  # with the key of an attempt before the job was resumed
-            self._make_room(call_id)
+            self._ends.make_room(call_id)
         for call_id, deaths in found.deaths.items():
             if call_id in found.believed:
                 continue  # the record is about another attempt than the one that has brought the outcome
-            if call_id in found.exposed and not self._make_room(call_id):
+            if call_id in found.exposed and not self._ends.make_room(call_id):
                 last = deaths[max(deaths)]
                 self._give_up(call_id, Failure.of(last.error), "")
                 continue
@@ -651,39 +628,16 @@ class StagedCallset:
             cause = Cause.EXCEPTION
         step = driver.failed(call_id, number, cause, error, *_when_and_where(status))
         if isinstance(step, Over):
-            if status.failure is not None and step.message:
-                status = replace(status, failure=_with_attempts(status.failure, step.message))
-            self._end(status)
+            self._end(with_attempts(status, step.message), attempts=step.message if status.failure is None else "")
 
-    def _end(self, status: Status) -> None:
+    def _end(self, status: Status, *, over_what_stands: bool = False, attempts: str = "") -> None:
         with self._lock:
-            if status.call_id in self._futures:  # otherwise the call has been settled meanwhile
-                over_what_stands = self._exposures.get(status.call_id, 0) > 0
-                self._to_end.setdefault(status.call_id, _End(status, over_what_stands))
-
-    def _make_room(self, call_id: str) -> bool:
-        """Delete a status that anybody may have written, since it would keep every other attempt from ending the call.
-
-        Returns:
-            Whether there is room now. It is False if such statuses have come again and again.
-
-        Raises:
-            StorageError: the status cannot be deleted now. Nothing has been decided, so the next poll tries again.
-        """
-        with self._lock:
-            end = self._to_end.get(call_id)
-            if end is not None:  # the driver has decided before; now it is known that nothing that stands counts
-                self._to_end[call_id] = end._replace(over_what_stands=True)
-                return True
-            count = self._exposures[call_id] = self._exposures.get(call_id, 0) + 1
-        if count > _MOST_EXPOSURES:
-            return False
-        # A worker that is still running may have lost to the status; the driver then invokes the call once more.
-        self.storage.backend.delete([self.callset.call_keys(call_id).status])
-        return True
+            is_outstanding = status.call_id in self._futures
+        if is_outstanding:  # otherwise the call has been settled meanwhile
+            self._ends.add(End(status, over_what_stands, attempts=attempts))
 
     def _give_up(self, call_id: str, failure: Failure, message: str) -> None:
-        self._end(replace(self._blank_status(call_id), failure=_with_attempts(failure, message)))
+        self._end(with_attempts(self._ends.status(call_id, failure), message))
 
     def _overdue_text(self) -> str:
         whose = "worker" if self.callset.function is None else "function"
@@ -712,10 +666,10 @@ class StagedCallset:
         # A client that has ended drives nothing, however fresh its lease is.
         if (dead or lost) and (found.client_gone or not self._is_driven_elsewhere()):
             for call_id, death in dead.items():
-                end = _End(self._client_status(call_id, death.error), over_what_stands=call_id in found.exposed)
-                self._to_end.setdefault(call_id, end)
+                status = self._ends.status(call_id, Failure.of(death.error))
+                self._end(status, over_what_stands=call_id in found.exposed)
             for call_id in lost:
-                self._to_end.setdefault(call_id, _End(self._client_status(call_id, CallLostError(text))))
+                self._give_up(call_id, Failure(CallLostError.__name__, text), "")
 
     def _is_driven_elsewhere(self) -> bool:
         return held(self.storage, self.callset, self._clock) is not None
@@ -729,44 +683,22 @@ class StagedCallset:
 
         The statuses also tell users who may not read the records. So an error of the storage delays them only.
         """
-        with self._lock:
-            # Calls that the program has dropped meanwhile need no end: nothing waits for them.
-            self._to_end = ends = {one: end for one, end in self._to_end.items() if one in self._futures}
-            ends = dict(ends)
-        done: list[str] = []  # helper threads append to it; this thread settles the calls when they have returned
-        trouble: list[StorageError] = []
-
-        def write(call_id: str) -> None:
-            status, over_what_stands, _ = ends[call_id]
-            try:
-                # Conditional, unless nothing that stands is believed: a status that arrives at the last moment wins,
-                # and the next poll reads it. If that status is not believed then, the end is written over it.
-                if not self._write(status, over_what_stands=over_what_stands):
-                    return
-            except StorageError as problem:
-                if not was_denied(problem):
-                    trouble.append(problem)
-                    return
-                # This process knows of the end all the same.
-                logger.debug("cannot record the end of call %s of callset %s: %s", call_id, self.callset.id, problem)
-            done.append(call_id)
-
-        for_each(write, ends, self._looker.threads)
-        self._settle({call_id: self._verdict_of(ends[call_id]) for call_id in done})
-        if trouble:
-            raise trouble[0]
+        done, trouble = self._ends.write_all(self._looker.threads)
+        self._settle({end.status.call_id: self._verdict_of(end) for end in done})
+        if trouble is not None:
+            raise trouble
         return bool(done)
 
-    def _verdict_of(self, end: _End) -> Verdict:
+    def _verdict_of(self, end: End) -> Verdict:
         status = end.status
         if end.error is not None:
             return Verdict(None, end.error, status)
-        if status.output_sha256 is None:
-            return of_status(status, status.outcome, self.callset.id)
-        data = self._fetch(status)
-        return (
-            Verdict(None, data, status) if isinstance(data, StorageError) else of_status(status, data, self.callset.id)
-        )
+        data = status.outcome if status.output_sha256 is None else self._fetch(status)
+        if isinstance(data, StorageError):
+            return Verdict(None, data, status)
+        verdict = of_status(status, data, self.callset.id)
+        name_attempts(verdict.error, end.attempts)
+        return verdict
 
     def _fetch_outputs(self) -> bool:
         """Fetch the separate outputs that are small or that something has asked for, and settle their futures.
@@ -844,62 +776,6 @@ class StagedCallset:
             for call_id in verdicts:
                 self._drop(call_id)
 
-    # -- ending calls --------------------------------------------------------------------------------------------
-
-    def _write_end(self, call_id: str, error: PywrenError, *, over_what_stands: bool = False) -> bool:
-        """Write a status that ends a call with an error. Return whether the status was written."""
-        return self._write(self._client_status(call_id, error), over_what_stands=over_what_stands)
-
-    def _write(self, status: Status, *, over_what_stands: bool = False) -> bool:
-        key = self.callset.call_keys(status.call_id).status
-        data = status.encode(self.callset.attempt_key(status.call_id, status.attempt))
-        # commit_status() is a PUT with ``If-None-Match: *`` (S3 conditional writes): of two writers S3 lets one win.
-        return self.storage.put(key, data) if over_what_stands else self.storage.commit_status(key, data)
-
-    def _blank_status(self, call_id: str) -> Status:
-        # Signed as attempt 0, whose key is in no payload: no record can ever show it.
-        return Status(self.callset.id, call_id, CLIENT_ATTEMPT, info={"ended_by": "client"})
-
-    def _client_status(self, call_id: str, error: PywrenError) -> Status:
-        return replace(self._blank_status(call_id), failure=Failure.of(error))
-
-    def _verdict_of_error(self, call_id: str, error: PywrenError) -> Verdict:
-        return of_status(self._client_status(call_id, error), None, self.callset.id)
-
-    # -- silence -------------------------------------------------------------------------------------------------
-
-    def _report_silence(self, missing: int) -> None:
-        """If no results arrive, log once how many are missing, and log the reason as soon as the invoker knows it."""
-        with self._lock:
-            silent = self._timer() - self._last_progress
-            if silent < self._next_question:
-                return
-            # Ask at doubling distances: explaining sends requests, and a call that takes hours is no reason to ask
-            # every minute.
-            self._next_question *= 2
-            explain, told = self._explain_silence, self._silence_told
-            self._silence_told = True
-        # Without the lock: the invoker may send requests, and its code may be the program's.
-        explanation = None if explain is None else _explanation(explain)
-        if explanation is not None:
-            logger.warning("%s", explanation)
-            self._explain_silence = None
-        elif not told:
-            logger.warning("%s", self._what_is_known(silent, missing))
-
-    def _what_is_known(self, silent: float, missing: int) -> str:
-        function = self.callset.function
-        calls, they = ("1 call", "The call") if missing == 1 else (f"{missing} calls", "The calls")
-        whose = f"{calls} of callset {self.callset.id}"
-        known = f"neither a result nor a failure has arrived for {silent:.0f} s from {whose}"
-        if function is None:
-            return f"{known}. {they} may still be running or waiting: check the workers and their logs"
-        return (
-            f"{known}. {they} may still be running in the function {function}, or waiting to start: read what the "
-            "function printed with `pywren logs`, check the set-up with `pywren test_config`, and check whether other "
-            "calls use up the function's concurrency"
-        )
-
 
 def _why(status: Status) -> tuple[Cause | None, str]:
     """Return why the attempt that ended a call brought no value, and its error in words."""
@@ -914,19 +790,6 @@ def _when_and_where(status: Status) -> tuple[float | None, str]:
     """Return when an attempt began, by the worker's clock, and the stream of its log."""
     began, where = status.info.get("start_time"), status.info.get("log_stream_name")
     return began if isinstance(began, int | float) else None, where if isinstance(where, str) else ""
-
-
-def _with_attempts(failure: Failure, message: str) -> Failure:
-    """Return a failure whose message also names all attempts."""
-    return failure._replace(message=f"{failure.message} {message}") if message else failure
-
-
-def _explanation(explain: Callable[[], str | None]) -> str | None:
-    try:
-        return explain()
-    except Exception as error:  # noqa: BLE001 -- errors of a program's own invoker do not concern the storage
-        logger.debug("cannot find out why no results arrive: %s", error)
-        return None
 
 
 _callsets: weakref.WeakSet[StagedCallset] = weakref.WeakSet()

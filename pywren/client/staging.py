@@ -22,8 +22,8 @@ from typing import Any
 from pywren.client import call_state, jobs
 from pywren.client.callset import Callset, Submission
 from pywren.client.driver.driver import Driver
-from pywren.client.driver.pace import Pace
 from pywren.client.driver.policy import Policy
+from pywren.client.driver.service import Service
 from pywren.client.failure_records import FailureRecords, Noted
 from pywren.client.invoking import Invocations
 from pywren.client.lease import Lease
@@ -49,6 +49,7 @@ from pywren.wrenutil import create_call_id
 logger = logging.getLogger(__name__)
 
 _PAYLOAD_HEADROOM = 2_000
+_OWN = frozenset({"call_id", "attempt", "attempt_key", "host_submit_time", "data_inline"})  # members of single calls
 
 
 class StagedDispatcher:
@@ -73,7 +74,7 @@ class StagedDispatcher:
         self._shards = _shards_of(runtime)
         self._kept: list[Callset] = []
         self._noted = Noted()
-        self._pace = Pace()  # one for all callsets: they share the service
+        self._service = Service()  # one for all callsets: what one of them sees helps the others
         function = invoker.function_name
         # For Storage.get_call_output(), which a program may call without a future: 0.0 searches all records, and what
         # it finds is shared with the polls.
@@ -173,10 +174,11 @@ class StagedDispatcher:
             callset, self.storage, self.monitor, explain_silence=explain, noted=self._noted, lease=lease
         )
         invoked = [str(payload["call_id"]) for payload in payloads]
+        origin.shared_payload = _take_shared(payloads)
         for call_id, payload in zip(invoked, payloads, strict=True):
             payload.pop("attempt_key", None)  # each attempt gets its own when it is invoked
             origin.records[call_id] = {"payload": payload}
-        driver = Driver(invoked, policy, pace=self._pace, first_attempt=callset.first_attempt)
+        driver = Driver(invoked, policy, service=self._service, first_attempt=callset.first_attempt)
         invocations = Invocations(
             driver, self.invoker, payload=origin.payload, now=self.storage.now, refused=origin.refuse,
             note=origin.note_invocation, callset_id=callset.id, threads=threads,
@@ -415,6 +417,19 @@ def _reporting(policy: Policy) -> dict[str, bool]:
     if not policy.retries:
         return {"beacon": True}
     return {"beacon": True, "retryable": True, "retry_exceptions": bool(policy.retry_on)}
+
+
+def _take_shared(payloads: list[dict[str, Any]]) -> dict[str, Any]:
+    """Remove the members that all payloads share from each of them, and return these members."""
+    shared = {
+        name: value
+        for name, value in payloads[0].items()
+        if name not in _OWN and all(name in one and one[name] == value for one in payloads)
+    }
+    for index, payload in enumerate(payloads):
+        # A new dict, because one from which members are deleted keeps its size.
+        payloads[index] = {name: value for name, value in payload.items() if name not in shared}
+    return shared
 
 
 def _own_size(payload: Mapping[str, Any]) -> int:

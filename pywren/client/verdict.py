@@ -91,6 +91,13 @@ def unexpected(error: Exception) -> StorageError:
     return problem
 
 
+def name_attempts(error: BaseException | None, attempts: str) -> None:
+    """Add words that name all attempts of a call to the program's own exception, which keeps its own message."""
+    if error is not None and attempts and sys.version_info >= (3, 11):
+        with contextlib.suppress(Exception):  # its class may have its own ``add_note``
+            error.add_note(attempts)
+
+
 def encoded(verdict: Verdict) -> bytes:
     """Encode how a call ended as the bytes of an ``Outcome``, to be stored or sent."""
     if verdict.error is None:

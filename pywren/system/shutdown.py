@@ -15,11 +15,14 @@ anything that is held back.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import sys
+import threading
 import time
 import weakref
+from collections.abc import Iterator
 from typing import Protocol
 
 from pywren.exceptions import ShutdownError
@@ -46,6 +49,7 @@ class HoldsBack(Protocol):
 
 _has_begun = False
 _interrupted = False
+_this_thread = threading.local()
 _ends_with_multiprocessing = False
 _holders: weakref.WeakSet[HoldsBack] = weakref.WeakSet()
 
@@ -56,13 +60,23 @@ def begin() -> None:
     _has_begun = True
 
 
+@contextlib.contextmanager
+def accepted_work() -> Iterator[None]:
+    """Let this thread go on when the program ends: what it does was accepted before, and the program waits for it."""
+    _this_thread.is_accepted = True
+    try:
+        yield
+    finally:
+        _this_thread.is_accepted = False
+
+
 def require_running() -> None:
     """Raise an error if the program is ending, so that no new call is made.
 
     Raises:
         ShutdownError: the interpreter is shutting down.
     """
-    if _has_begun:
+    if _has_begun and not getattr(_this_thread, "is_accepted", False):
         raise ShutdownError(
             "cannot schedule new futures after interpreter shutdown: the program is ending. Make calls in the main "
             "thread, or in threads that are not daemons"
@@ -139,7 +153,7 @@ def finish() -> None:
     except KeyboardInterrupt:
         interrupt()  # what waits for the calls on this machine must not need another Ctrl-C
     for held in _said_of(holders):
-        logger.warning("the program was interrupted, and these calls will not be invoked: %s", held)
+        logger.warning("the program was interrupted, and does not wait any more: %s", held)
     _holders.clear()  # ``finish`` may be called again, and has said everything
 
 
@@ -149,7 +163,7 @@ def _wait_for(holders: list[HoldsBack]) -> None:
     if all(holder.wait_until_invoked(max(0.0, until - time.monotonic())) for holder in holders):
         return
     for held in _said_of(holders):
-        logger.warning("the program is ending, but %s: waiting until they are invoked; press Ctrl-C to stop", held)
+        logger.warning("the program is ending, but %s: waiting for that; press Ctrl-C to stop", held)
     for holder in holders:
         holder.wait_until_invoked(None)
 

@@ -62,7 +62,7 @@ class Worker:
 
     def goes_through(self, storage):
         """Have the client use another storage object."""
-        self.origin.storage = self.origin._looker._storage = storage
+        self.origin.storage = self.origin._looker._storage = self.origin._ends.storage = storage
 
     def status(self, call_id="00000", **members):
         return Status(self.callset.id, call_id, **members)

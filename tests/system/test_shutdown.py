@@ -77,7 +77,7 @@ def test_ctrl_c_ends_the_wait_for_calls_that_are_held_back() -> None:
         out, err = client.communicate(timeout=WAIT)
     assert out == "the program's own atexit function\n"
     assert err == (
-        "the program was interrupted, and these calls will not be invoked: 7 calls are held back: the account's "
+        "the program was interrupted, and does not wait any more: 7 calls are held back: the account's "
         "concurrency is 10\n"
     )
 
@@ -90,7 +90,7 @@ def test_a_program_that_ctrl_c_ends_waits_for_nothing(script: str) -> None:
     """After a Ctrl-C the end does not wait, also when the program has caught the exception."""
     with program(script) as client:
         _, err = client.communicate(timeout=WAIT)
-    assert err.count("these calls will not be invoked: 7 calls") == 1
+    assert err.count("does not wait any more: 7 calls") == 1
     assert "waiting" not in err
 
 
@@ -107,7 +107,7 @@ def test_a_program_that_went_on_after_ctrl_c_waits(script: str) -> None:
     with program(script) as client:
         out, err = client.communicate("go\n", timeout=WAIT)
     assert out == "invoked\n"
-    assert "will not be invoked" not in err
+    assert "does not wait any more" not in err
 
 
 @pytest.mark.parametrize("script", ["holder.invoked.set()", "del holder"])

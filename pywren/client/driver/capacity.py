@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from pywren.client.driver.calls import Phase
 from pywren.client.driver.policy import Policy
-from pywren.client.driver.record import CallsetRecord, Phase
+from pywren.client.driver.service import Service
 
 USUAL_CONCURRENCY = 1000
 """The concurrency of an account unless it was changed (AWS Lambda quotas, 2026)."""
@@ -30,23 +31,23 @@ class Room(NamedTuple):
     reason: str = ""
 
 
-def room(record: CallsetRecord, policy: Policy, now: float) -> Room:
+def room(service: Service, policy: Policy, now: float) -> Room:
     """Return how many calls may be invoked now.
 
-    ``policy.max_concurrency`` caps what is in flight. If the service forgets calls that wait too long
-    (``policy.event_age``), no more calls are queued there than will have started when half of that time is over, at the
-    concurrency and the durations seen so far; before any are seen, at 1,000 (the concurrency of an account unless it
-    was changed; AWS Lambda quotas, 2026) and ``policy.job_max_runtime``.
+    All callsets of the service share the room. ``policy.max_concurrency`` caps what is in flight. If the service
+    forgets calls that wait too long (``policy.event_age``), no more calls are queued there than will have started when
+    half of that time is over, at the concurrency and the durations seen so far; before any are seen, at 1,000 (the
+    concurrency of an account unless it was changed; AWS Lambda quotas, 2026) and ``policy.job_max_runtime``.
     """
-    queued = record.in_phase[Phase.SENDING] + record.in_phase[Phase.SENT]
+    queued = service.in_phase[Phase.SENDING] + service.in_phase[Phase.SENT]
     least = Room(_UNLIMITED)
     if policy.max_concurrency is not None:
         # Attempts, not calls: a backup runs beside another attempt. The local pool does not report what starts.
-        running = max(len(record.running), record.in_phase[Phase.RUNNING])
+        running = max(len(service.running), service.in_phase[Phase.RUNNING])
         calls = max(0, policy.max_concurrency - queued - running)
         least = Room(calls, f"scheduler.max_concurrency is {policy.max_concurrency}")
     if policy.event_age is not None:
-        rate = _starts_per_second(record, policy, now)
+        rate = _starts_per_second(service, policy, now)
         # One call may always wait there: otherwise nothing would ever show that the service has become faster.
         calls = max(0, max(1, int(min(rate * policy.event_age / 2.0, _UNLIMITED))) - queued)
         if calls < least.calls:
@@ -54,16 +55,18 @@ def room(record: CallsetRecord, policy: Policy, now: float) -> Room:
     return least
 
 
-def _starts_per_second(record: CallsetRecord, policy: Policy, now: float) -> float:
+def _starts_per_second(service: Service, policy: Policy, now: float) -> float:
     """Return how fast the service starts calls that wait there."""
-    ended = record.durations.count
+    ended = service.durations.count
     longest = max(policy.job_max_runtime, 1.0)
-    duration = max(record.durations.sum / ended, 1e-3) if ended else longest
-    risen = record.first_accepted if math.isnan(record.peak_rose) else record.peak_rose
-    if ended + record.peak == 0 or now - risen < SETTLING:
-        return max(record.peak, USUAL_CONCURRENCY) / duration
+    duration = max(service.durations.sum / ended, 1e-3) if ended else longest
+    # A service where nothing waits has not shown yet how much it can do, however little it has been asked to.
+    known = (service.first_accepted, service.peak_rose, service.kept_up)
+    risen = max((one for one in known if not math.isnan(one)), default=now)
+    if ended + service.peak == 0 or now - risen < SETTLING:
+        return max(service.peak, USUAL_CONCURRENCY) / duration
     # Short calls are not seen while they run. How many of them end in a second is seen.
-    return max(record.peak / duration, ended / max(1.0, now - record.first_accepted))
+    return max(service.peak / duration, ended / max(1.0, now - service.first_accepted))
 
 
 def _too_slow(rate: float, event_age: float) -> str:

@@ -6,10 +6,14 @@ The driver has no thread of its own and sends nothing. The threads that invoke c
 the next call and report what the service answered. The thread that polls the storage, or the pump of the local pool,
 reports what it has found, and asks what to do.
 
-One lock, ``_lock``, guards the record. It is innermost: a thread that holds it runs only the pure modules, takes no
-other lock, sends nothing and runs no code of the program. It is reentrant, because the garbage collector may run a
-destructor that cancels a call. Threads that wait for a call to become due wait for ``changed``, a condition on this
-lock.
+One lock guards the record: ``Service.lock``, which the drivers of all callsets of one service share, since they also
+share the room and the facts. So there is no order in which the locks of two drivers would have to be taken. It is
+innermost: a thread that holds it runs only the pure modules, takes no other lock, sends nothing and runs no code of the
+program. It is reentrant, because the garbage collector may run a destructor that cancels a call. Threads that wait for
+a call of one callset to become due wait for ``changed``, a condition on this lock.
+
+A call that ends may make room for a call of another callset. Its driver cannot tell the threads of that one, which have
+ended: the thread that polls asks ``to_wake`` whom to tell, and tells them when it holds no lock.
 """
 
 from __future__ import annotations
@@ -21,20 +25,16 @@ import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from pywren.client.driver.calls import AttemptRecord, CallRecord, Phase
 from pywren.client.driver.capacity import room
-from pywren.client.driver.pace import Pace
 from pywren.client.driver.policy import Policy
-from pywren.client.driver.record import AttemptRecord, CallRecord, CallsetRecord, Counts, Phase
+from pywren.client.driver.record import CallsetRecord, Counts
 from pywren.client.driver.retrying import Again, Over, after, described
+from pywren.client.driver.service import Service, Waker
 from pywren.client.driver.stragglers import stragglers
 from pywren.client.driver.suspicion import suspects
 from pywren.exceptions import CallError
 from pywren.wire.cause import NEVER_RAN, Cause
-
-LONGEST_STEP = 15.0
-"""The most seconds by which the observed time advances between two looks: three of the slowest polls. A client that did
-not look for longer, because it was suspended or stuck, has observed nothing in the rest of that time."""
-
 
 TIME_BOUND = 3.0
 """For how many times the longest life of one attempt a call that never ran is invoked again."""
@@ -100,8 +100,8 @@ class Driver:
     Args:
         call_ids: the calls that the driver has to invoke, in order.
         policy: what is allowed.
-        pace: how fast to invoke; callsets of one service share it.
-        clock: returns monotonic seconds.
+        service: what the callset shares with others; by default it is alone.
+        clock: returns monotonic seconds, if the callset is alone.
         jitter: returns a random number in [0, 1).
         first_attempt: the number of the first attempt of each call.
     """
@@ -111,20 +111,30 @@ class Driver:
         call_ids: Iterable[str],
         policy: Policy,
         *,
-        pace: Pace | None = None,
+        service: Service | None = None,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
         first_attempt: int = 1,
     ) -> None:
         self.policy = policy
-        self._record = CallsetRecord(call_ids)
-        self._pace = pace or Pace()
-        self._clock = clock
+        self.waker: Waker | None = None
+        """Called when there is room again after ``next_call`` has found none; a weak reference to a function."""
         self._jitter = jitter
         self._first_attempt = first_attempt
-        self._lock = threading.RLock()
+        self._join(service or Service(clock))
+        with self._lock:
+            self._record = CallsetRecord(call_ids, self._service)
+
+    def _join(self, service: Service) -> None:
+        self._service, self._clock, self._now = service, service.clock, service.now
+        self._lock = service.lock
         self.changed = threading.Condition(self._lock)
-        self._observed, self._looked = 0.0, clock()
+
+    def __del__(self) -> None:
+        # On any thread, at any time, perhaps under the lock: so this takes none.
+        record = getattr(self, "_record", None)
+        if record is not None:  # __init__() has not failed
+            self._service.gone.append((record, self.waker))
 
     # -- for threads that invoke -------------------------------------------------------------------------------
 
@@ -140,7 +150,7 @@ class Driver:
             call = self._record.first_held()
             if call is None:
                 return None
-            wait = self._pace.wait(self._clock())
+            wait = self._service.pace.wait(self._clock())
             return Later(wait) if wait > 0.0 else self._open(call)
 
     def peek(self) -> Later | None:
@@ -152,8 +162,19 @@ class Driver:
             wait = call.due - self._clock()
             if wait > 0.0:
                 return Later(wait)
-            space = room(self._record, self.policy, self._now())
-            return Later(None, space.reason) if space.calls <= 0 else None
+            if self._service.gone:
+                self._service.forget_gone()
+            space = room(self._service, self.policy, self._now())
+            if space.calls > 0:
+                return None
+            if self.waker is not None:
+                self._service.wait_for_room(self.waker)
+            return Later(None, space.reason)
+
+    def to_wake(self) -> list[Callable[[], object]]:
+        """Return functions to call, without a lock, because calls of other callsets have waited for room."""
+        with self._lock:
+            return self._service.take_waiting(lambda: room(self._service, self.policy, self._now()).calls)
 
     def wait(self, seconds: float) -> None:
         """Wait until something has changed that may let a call go, but not longer than some seconds."""
@@ -182,7 +203,7 @@ class Driver:
             sent_at: when, by the storage's clock, in seconds since the epoch.
         """
         with self._lock:
-            self._pace.accepted(self._clock())
+            self._service.pace.accepted(self._clock())
             call, attempt = self._find(call_id, number)
             attempt.sent, attempt.sent_at, attempt.request_id = self._now(), sent_at, request_id
             # Its outcome may have been found before the service's answer arrived here, and the next attempt may be on
@@ -195,7 +216,7 @@ class Driver:
     def throttled(self, call_id: str, number: int) -> None:
         """Record that the service was too busy. The call goes back into the queue, and the attempt does not count."""
         with self._lock:
-            self._pace.throttled(self._clock())
+            self._service.pace.throttled(self._clock())
             call, attempt = self._find(call_id, number)
             call.attempts.remove(attempt)
             if call.phase is Phase.SENDING:
@@ -234,11 +255,6 @@ class Driver:
                 if call is not None
             }
 
-    def holds_back(self) -> int:
-        """Return how many calls wait in the queue: never invoked, or to be invoked again."""
-        with self._lock:
-            return self._record.in_phase[Phase.HELD]
-
     def never_invoked(self) -> int:
         """Return how many calls wait in the queue that were never invoked."""
         with self._lock:
@@ -276,7 +292,7 @@ class Driver:
     def look(self) -> None:
         """Record that the client is looking at the callset now. Everything found must be reported before ``decide``."""
         with self._lock:
-            self._observed, self._looked = self._now(), self._clock()
+            self._service.look()
 
     def running(self, call_id: str, number: int, started_at: float | None, where: str) -> None:
         """Record that the worker of an attempt has shown that it runs the call."""
@@ -347,6 +363,7 @@ class Driver:
     def decide(self) -> list[Ended]:
         """Suspect attempts, start backups, and return the calls that must end with an error now."""
         with self._lock:
+            self._service.forget_gone()
             now = self._now()
             over = []
             for call, attempt, cause in suspects(self._record, self.policy, now):
@@ -397,20 +414,31 @@ class Driver:
             return () if call is None else tuple(_shown(one) for one in call.attempts if not math.isnan(one.sent))
 
     def next_due(self) -> float | None:
-        """Return in how many seconds the next held call may be invoked; ``None`` if nothing waits for its time."""
+        """Return in how many seconds the next held call may be invoked; ``None`` if nothing waits for its time.
+
+        A call that waits for others to end is not due: their ends wake it.
+        """
         with self._lock:
-            call = self._record.first_held()
-            return None if call is None else max(0.0, call.due - self._clock())
+            step = self.peek()
+            if step is not None:
+                return step.wait
+            return None if self._record.first_held() is None else 0.0
+
+    def ends_matter(self) -> bool:
+        """Tell whether calls are to be followed to their ends though nothing wants their results.
+
+        Their ends make room for calls that wait, of this callset or of another.
+        """
+        with self._lock:
+            return self._record.in_phase[Phase.HELD] > 0 or self.policy.max_concurrency is not None
 
     def forget_parent_threads(self) -> None:
-        """In a forked child, replace the lock, which a thread of the parent may have held."""
-        self._lock = threading.RLock()
-        self.changed = threading.Condition(self._lock)
+        """In a forked child, leave the service, whose lock a thread of the parent may have held."""
+        self._join(Service(self._clock))
+        self._record.service = self._service
+        self._service.add(self._record)
 
     # -- inside, with the lock held ------------------------------------------------------------------------------
-
-    def _now(self) -> float:
-        return self._observed + min(max(0.0, self._clock() - self._looked), LONGEST_STEP)
 
     def _find(self, call_id: str, number: int) -> tuple[CallRecord, AttemptRecord]:
         """Return the records of a call and an attempt; make them if this driver did not invoke the attempt itself."""

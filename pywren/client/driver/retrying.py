@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from pywren.client.driver.calls import AttemptRecord, CallRecord, Phase
 from pywren.client.driver.policy import MOST_KILLS, Policy
-from pywren.client.driver.record import AttemptRecord, CallRecord, Phase
 from pywren.wire.cause import NEVER_RAN, TAKEN_AWAY, Cause
 
 SHORTEST_DELAY = 0.5

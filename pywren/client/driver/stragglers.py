@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pywren.client.driver.record import UNSEEN, CallRecord, CallsetRecord, Phase
+from pywren.client.driver.calls import CallRecord, Phase
+from pywren.client.driver.record import CallsetRecord
+from pywren.client.driver.service import UNSEEN
 
 TIMES_MEDIAN = 3.0
 """How many times the median duration a call may run before it gets a second attempt."""

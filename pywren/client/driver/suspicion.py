@@ -1,4 +1,4 @@
-"""``suspects``: which attempts were probably lost. A pure function of what is known of the whole callset.
+"""``suspects``: which attempts were probably lost. A pure function of what is known of the callset and its service.
 
 A suspicion never ends a call. It only starts another attempt; the result of the suspected one would still count.
 
@@ -19,8 +19,10 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from pywren.client.driver.calls import AttemptRecord, CallRecord
 from pywren.client.driver.policy import Policy
-from pywren.client.driver.record import USUAL, AttemptRecord, CallRecord, CallsetRecord, Phase
+from pywren.client.driver.record import CallsetRecord
+from pywren.client.driver.service import USUAL, Service
 from pywren.wire.cause import Cause
 
 SHORTEST = 10.0
@@ -37,7 +39,8 @@ BEACON_STOPPED = 75.0
 
 MOST_REPEATED = 10
 SHARE_REPEATED = 0.1
-"""How many calls that were suspected may be without a sign of life: this many, or this share of the outstanding calls.
+"""How many calls that were suspected may be without a sign of life: this many, or this share of the outstanding calls,
+of all callsets of the service.
 If that many repeats do not start either, the service is slow, and more repeats would only make it slower."""
 
 LONGEST_REQUEUE = 300.0
@@ -64,7 +67,7 @@ def suspects(record: CallsetRecord, policy: Policy, now: float) -> Sequence[Susp
             lose calls.
         now: the observed time.
     """
-    record.note_look(now)
+    record.service.note_look(record, now)
     if policy.retries == 0:
         return []
     found = _vanished(record, now)
@@ -82,38 +85,52 @@ def _vanished(record: CallsetRecord, now: float) -> list[Suspect]:
 
 def _dropped(record: CallsetRecord, now: float) -> list[Suspect]:
     # The waiting attempts are in the order of their acceptance.
-    oldest = next(iter(record.waiting), None)
-    if oldest is None or now - oldest.sent < SHORTEST:
+    first = next(iter(record.waiting), None)
+    if first is None or now - first.sent < SHORTEST:
         return []
-    bound = max(SHORTEST, USUAL_WAITS * record.usual_wait())
-    outstanding = len(record.calls) - record.in_phase[Phase.ENDED]
-    most = max(MOST_REPEATED, int(SHARE_REPEATED * outstanding))
-    alone = _Alone(record, now, bound, oldest)
-    if record.queued >= ENOUGH and record.longest_delay < SHORTEST and not alone.full:
+    service = record.service
+    oldest = next(iter(service.waiting))
+    bound = SHORTEST if _is_quiet(service, now) else max(SHORTEST, USUAL_WAITS * service.usual_wait())
+    most = max(MOST_REPEATED, int(SHARE_REPEATED * service.outstanding()))
+    alone = _Alone(service, now, bound, oldest)
+    if service.queued >= ENOUGH and service.longest_delay < SHORTEST and not alone.full:
         found = _dropped_in_order(record, now, alone, most)
         if found:
             return found
     found = _dropped_again(record, now, bound, alone)
-    if len(record.repeated) < most and now - oldest.sent >= bound:
+    if len(service.repeated) < most and now - first.sent >= bound:
         found += _dropped_first(record, now, bound, alone, most)
     return found
 
 
+def _is_quiet(service: Service, now: float) -> bool:
+    """Tell whether the service has had nothing to do for so long that it has no reason to let a call wait.
+
+    Then it does not matter how long calls had to wait before.
+    """
+    if service.running:
+        return False
+    busy = [one for one in (service.last_start, service.last_full) if not math.isnan(one)]
+    quiet = now - max(busy, default=now) - LONGEST_REQUEUE - SHORTEST
+    # A late attempt of a call that has ended may have run meanwhile, which nobody looks for.
+    return quiet > 0.0 and not quiet < service.durations.quantile(USUAL)
+
+
 def _dropped_in_order(record: CallsetRecord, now: float, alone: _Alone, most: int) -> list[Suspect]:
     """Return attempts that a queue which keeps its order has passed over, long before their waits are unusual."""
-    bound = SHORTEST + USUAL_WAITS * record.longest_delay
-    newest, last = record.last_seen_to_start()
-    newer = _waiting_after(record, newest)
+    service = record.service
+    bound = SHORTEST + USUAL_WAITS * service.longest_delay
+    newest, last = service.last_seen_to_start()
     found: list[Suspect] = []
-    repeated = len(record.repeated)
-    for place, (attempt, call) in enumerate(record.waiting.items(), 1):
-        passed = record.overtaken_at(attempt)
+    repeated = len(service.repeated)
+    for attempt in list(record.waiting):
+        call, passed = record.waiting[attempt], service.overtaken_at(attempt)
         if now - attempt.sent < bound or repeated >= most or (now - passed < bound and math.isfinite(passed)):
             break
         if math.isinf(passed):
             if now - last < bound or repeated >= alone.most:
                 break
-        elif not _is_overtaken(newest - attempt.order, len(record.waiting) - place - newer):
+        elif not _is_overtaken(service, attempt, newest, now):
             break  # it is a wave of starts after a pause, and no queue in order
         found.append(Suspect(call, attempt, Cause.DROPPED))
         repeated += call not in record.repeated
@@ -122,37 +139,40 @@ def _dropped_in_order(record: CallsetRecord, now: float, alone: _Alone, most: in
 
 def _dropped_again(record: CallsetRecord, now: float, bound: float, alone: _Alone) -> list[Suspect]:
     """Return attempts of calls that were suspected before, and gave no sign of life since."""
-    newest = max(record.newest_started, record.newest_repeat)
+    service = record.service
+    newest = max(service.newest_started, service.newest_repeat)
+    first = next(iter(service.repeated), None)
     found = []
-    for place, call in enumerate(record.repeated):
+    for call in record.repeated:
         attempt = call.current
-        if attempt is None or attempt not in record.waiting or now - attempt.sent < _bound_of(record, call, bound):
+        if attempt is None or attempt not in record.waiting or now - attempt.sent < _bound_of(service, call, bound):
             continue
         # If nothing starts, one call that is invoked again and again shows as well as ten when that changes.
-        if attempt.order < newest or (alone.most and place == 0):
+        if attempt.order < newest or (alone.most and call is first):
             found.append(Suspect(call, attempt, Cause.DROPPED))
     return found
 
 
 def _dropped_first(record: CallsetRecord, now: float, bound: float, alone: _Alone, most: int) -> list[Suspect]:
-    newer = _waiting_after(record, record.newest_started)
+    service = record.service
     found: list[Suspect] = []
-    repeated = len(record.repeated)
-    for place, (attempt, call) in enumerate(record.waiting.items(), 1):
+    repeated = len(service.repeated)
+    for attempt in list(record.waiting):
         if now - attempt.sent < bound or repeated >= most:
             break
-        if call in record.repeated or now - attempt.sent < _bound_of(record, call, bound):
+        call = record.waiting[attempt]
+        if call in record.repeated or now - attempt.sent < _bound_of(service, call, bound):
             continue
-        between = record.newest_started - attempt.order
-        if _is_overtaken(between, len(record.waiting) - place - newer) or alone.allows(attempt, repeated):
+        overtaken = _is_overtaken(service, attempt, service.newest_started, now)
+        if overtaken or alone.allows(attempt, repeated):
             found.append(Suspect(call, attempt, Cause.DROPPED))
             repeated += 1
-        elif attempt.order > max(record.newest_started, record.newest_repeat) and repeated >= alone.most:
+        elif attempt.order > max(service.newest_started, service.newest_repeat) and repeated >= alone.most:
             break  # what follows is newer still
     return found
 
 
-def _bound_of(record: CallsetRecord, call: CallRecord, bound: float) -> float:
+def _bound_of(service: Service, call: CallRecord, bound: float) -> float:
     """Return the bound of a call: three times as much with each suspicion.
 
     While most repeats do start, before the attempts that they repeat, the service loses calls and is not slow. Then the
@@ -161,24 +181,15 @@ def _bound_of(record: CallsetRecord, call: CallRecord, bound: float) -> float:
     suspicions = min(call.count((Cause.DROPPED,)), 16) if len(call.attempts) > 1 else 0
     if suspicions == 0:
         return bound
-    if record.proven > 2 * len(record.repeated):
-        return max(SHORTEST, USUAL_WAITS * record.repeat_waits.quantile(USUAL)) * float(1.5**suspicions)
+    if service.proven > 2 * len(service.repeated):
+        return max(SHORTEST, USUAL_WAITS * service.repeat_waits.quantile(USUAL)) * float(1.5**suspicions)
     return bound * float(3.0**suspicions)
 
 
-def _waiting_after(record: CallsetRecord, order: int) -> int:
-    """Return how many attempts wait that were accepted after a certain one."""
-    count = 0
-    for one in reversed(record.waiting):
-        if one.order < order:
-            break
-        count += 1
-    return count
-
-
-def _is_overtaken(between: int, waiting: int) -> bool:
+def _is_overtaken(service: Service, attempt: AttemptRecord, newest: int, now: float) -> bool:
     """Tell whether most of the attempts between one and the newest that has started do not wait any more."""
-    return between > 0 and waiting * 2 < between
+    between = newest - attempt.order
+    return between > 0 and service.waiting_between(attempt.order, newest, now) * 2 < between
 
 
 class _Alone:
@@ -187,27 +198,27 @@ class _Alone:
     ``most`` is how many such calls may be without a sign of life; 0 if those that wait may be in a queue.
     """
 
-    def __init__(self, record: CallsetRecord, now: float, bound: float, oldest: AttemptRecord) -> None:
-        self._record, self._now = record, now
-        starting = now - record.last_start < SHORTEST
-        self.full = now - record.last_full < SHORTEST
+    def __init__(self, service: Service, now: float, bound: float, oldest: AttemptRecord) -> None:
+        self._service, self._now = service, now
+        starting = now - service.last_start < SHORTEST
+        self.full = now - service.last_full < SHORTEST
         # One; two when even they have waited for twice the bound; and so on.
         most = 1 << max(0, int((now - oldest.sent) / bound).bit_length() - 1)
-        if record.peak:
-            most = max(1, min(most, record.peak - len(record.running)))
+        if service.peak:
+            most = max(1, min(most, service.peak - len(service.running)))
         self.most = 0 if starting or self.full else most
 
     def allows(self, attempt: AttemptRecord, repeated: int) -> bool:
-        record = self._record
+        service = self._service
         # Repeats have overtaken their first attempts, and this attempt too.
-        behind = attempt.order < record.newest_repeat and repeated < 2 * record.proven
+        behind = attempt.order < service.newest_repeat and repeated < 2 * service.proven
         if repeated >= self.most and not behind:
             return False
         # Lambda puts a call that it cannot start aside, for about as long as the call has waited so far. One call is
         # tried all the same: the account may never have been full.
-        full = record.last_full
+        full = service.last_full
         return (
             math.isnan(full)
-            or repeated + record.proven == 0
+            or repeated + service.proven == 0
             or self._now >= full + min(LONGEST_REQUEUE, max(0.0, full - attempt.sent)) + SHORTEST
         )

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from pywren.client.driver.driver import Driver, Later, Ready
 from pywren.client.driver.policy import Policy
 from pywren.client.driver.retrying import Over
+from pywren.client.driver.service import Service as Shared
 from pywren.wire.cause import Cause
 
 LAMBDA = Policy(event_age=21_600.0, job_max_runtime=900.0, may_lose_calls=True)
@@ -55,6 +56,9 @@ class Client:
     sends: float = 300.0  # invocations a second
     poll: float = 0.5
     away: tuple[tuple[float, float], ...] = ()  # it neither sends nor looks from … to …
+    cost: float = 0.0  # seconds of a poll; one callset is polled after the other
+    lone: bool = False  # each call is a callset of its own
+    threads: int = 0  # of lone calls, the most at the same time: each thread waits for one; 0 for all at once
 
 
 class Event(NamedTuple):
@@ -76,14 +80,27 @@ class Trace:
     all_accepted: float = 0.0
     most_in_flight: int = 0
     seconds: float = 0.0
+    durations: list[float] = field(default_factory=list)  # from the submission of a callset to its end
 
     @property
     def repeats(self) -> int:
         return sum(self.attempts.values()) - len(self.attempts)
 
 
+class _Callset:
+    """One callset, as the client knows it."""
+
+    def __init__(self, calls: list[str], driver: Driver, now: float) -> None:
+        self.driver, self.left, self.submitted = driver, len(calls), now
+        # What was written to the storage since the last poll.
+        self.results: list[tuple[str, int, float]] = []
+        self.signs: list[tuple[str, int, float]] = []
+        self.failures: list[tuple[str, int, Cause]] = []
+        self.to_send = False
+
+
 class World:
-    """One callset in virtual time."""
+    """One callset, or many of one call that share a service, in virtual time."""
 
     def __init__(
         self, calls: int, service: Service, client: Client | None = None, policy: Policy = LAMBDA, seed: int = 0
@@ -92,24 +109,31 @@ class World:
         self.now = 1_000.0
         self.trace = Trace()
         self.calls = [f"{index:05d}" for index in range(calls)]
-        self.driver = Driver(self.calls, policy, clock=lambda: self.now, jitter=self.rng.random)
+        self.shared = Shared(lambda: self.now)
+        self._policy = policy
         self._agenda: list[tuple[float, int, Callable[..., None], tuple[object, ...]]] = []
         self._numbers = itertools.count()
+        # the client
+        self._of: dict[str, _Callset] = {}
+        self._senders: deque[_Callset] = deque()
+        self._sending = False
+        self._to_submit = deque(self.calls)
+        self._free = self.now  # when the thread that polls is free
         # the service
         self._queue: deque[Event] = deque()
         self._warm, self._made, self._busy, self._accepted = service.warm, service.warm, 0, 0
         self._born: deque[float] = deque()
         self._tokens, self._filled = service.rate, self.now
-        # the storage: what was written since the last poll
+        # the storage
         self._statuses: dict[str, tuple[int, float]] = {}
-        self._news: list[tuple[Callable[..., object], tuple[object, ...], dict[str, bool]]] = []
-        self._results: list[tuple[str, int, float]] = []
+        if not self.client.lone:
+            self.driver = self._submit(self.calls).driver
 
     def run(self, limit: float = 36_000.0) -> Trace:
         """Run until every call has ended, or for some seconds."""
         began = self.now
-        self.at(began, self._send)
-        self.at(began + self.client.poll, self._poll)
+        for _ in range(self.client.threads or len(self.calls)):
+            self._submit_next()
         while self._agenda and self.now < began + limit and len(self.trace.ended) < len(self.calls):
             self.now, _, step, arguments = heapq.heappop(self._agenda)
             step(*arguments)
@@ -121,6 +145,27 @@ class World:
 
     # -- the client ----------------------------------------------------------------------------------------------
 
+    def _submit_next(self) -> None:
+        if self.client.lone and self._to_submit:
+            self._submit([self._to_submit.popleft()])
+
+    def _submit(self, calls: list[str]) -> _Callset:
+        driver = Driver(calls, self._policy, service=self.shared, jitter=self.rng.random)
+        callset = _Callset(calls, driver, self.now)
+        driver.waker = lambda: lambda: self._wake(callset)
+        self._of.update(dict.fromkeys(calls, callset))
+        self._wake(callset)
+        self.at(self.now + self.client.poll, self._poll, callset)
+        return callset
+
+    def _wake(self, callset: _Callset) -> None:
+        if not callset.to_send and callset.driver.next_due() == 0.0:
+            callset.to_send = True
+            self._senders.append(callset)
+            if not self._sending:
+                self._sending = True
+                self.at(self.now, self._send)
+
     def _away(self) -> float:
         """Return when the client is back; 0.0 if it is here."""
         return next((1_000.0 + end for start, end in self.client.away if start <= self.now - 1_000.0 < end), 0.0)
@@ -129,53 +174,75 @@ class World:
         pause = 1.0 / self.client.sends
         if back := self._away():
             return self.at(back, self._send)
-        step = self.driver.next_call()
+        if not self._senders:
+            self._sending = False
+            return None
+        callset = self._senders[0]
+        step = callset.driver.next_call()
         if isinstance(step, Ready):
-            self._invoke(step)
-        elif isinstance(step, Later):
-            pause = self.client.poll if step.wait is None else min(max(step.wait, pause), self.client.poll)
-        else:
-            pause = self.client.poll
+            self._invoke(callset.driver, step)
+        elif isinstance(step, Later) and step.wait is not None:
+            self._senders.rotate(-1)  # the others have threads too
+        else:  # a poll, or the end of another call, wakes it
+            callset.to_send = False
+            self._senders.popleft()
+            pause = 0.0
         return self.at(self.now + pause, self._send)
 
-    def _invoke(self, ready: Ready) -> None:
+    def _invoke(self, driver: Driver, ready: Ready) -> None:
         if self._refuses():
             self.trace.refusals += 1
-            return self.driver.throttled(ready.call_id, ready.number)
+            return driver.throttled(ready.call_id, ready.number)
         self.trace.attempts[ready.call_id] += 1
         if len(self.trace.attempts) == len(self.calls) and not self.trace.all_accepted:
             self.trace.all_accepted = self.now - 1_000.0
-        self.driver.accepted(ready.call_id, ready.number, "id", EPOCH + self.now)
-        counts = self.driver.counts()
-        self.trace.most_in_flight = max(self.trace.most_in_flight, counts.sent + counts.running)
+        driver.accepted(ready.call_id, ready.number, "id", EPOCH + self.now)
+        _, _, sent, running, _ = self.shared.in_phase
+        self.trace.most_in_flight = max(self.trace.most_in_flight, sent + running)
         return self._accept(Event(ready.call_id, ready.number, self.now))
 
-    def _poll(self) -> None:
-        if back := self._away():
-            return self.at(back, self._poll)
-        news, self._news = self._news, []
-        results, self._results = self._results, []
-        for call_id, number, started in results:
-            self.trace.ended[call_id] = self.now - 1_000.0
-            self.driver.ended(call_id, number, EPOCH + started + self.service.clocks, "worker", failed=False)
-        late = []
-        for verb, arguments, options in news:
-            (late if verb == self.driver.failed else [(verb, arguments, options)]).append((verb, arguments, options))
-            if verb != self.driver.failed:
-                verb(*arguments, **options)
-        self.driver.look()
-        for verb, arguments, options in late:
-            step = verb(*arguments, **options)
-            if isinstance(step, Over):
-                self._give_up(str(arguments[0]), step.message)
-        for over in self.driver.decide():
-            self._give_up(over.call_id, over.message)
-        return self.at(self.now + self.client.poll, self._poll)
+    def _poll(self, callset: _Callset) -> None:
+        if self._free > self.now:  # other callsets are polled first
+            self.at(self._free, self._poll_now, callset)
+        else:
+            self._free = self.now
+            self._poll_now(callset)
+        self._free += self.client.cost
 
-    def _give_up(self, call_id: str, message: str) -> None:
+    def _poll_now(self, callset: _Callset) -> None:
+        if back := self._away():
+            return self.at(back, self._poll, callset)
+        driver, clocks = callset.driver, self.service.clocks
+        for call_id, number, started in callset.results:
+            self._end(call_id)
+            driver.ended(call_id, number, EPOCH + started + clocks, "worker", failed=False)
+        for call_id, number, started in callset.signs:
+            driver.running(call_id, number, EPOCH + started + clocks, "worker")
+        driver.look()
+        for call_id, number, cause in callset.failures:
+            step = driver.failed(call_id, number, cause, RuntimeError(cause.value))
+            if isinstance(step, Over):
+                self._give_up(driver, call_id, step.message)
+        for over in driver.decide():
+            self._give_up(driver, over.call_id, over.message)
+        callset.results, callset.signs, callset.failures = [], [], []
+        self._wake(callset)
+        for wake in driver.to_wake():
+            wake()
+        return self.at(self.now + self.client.poll, self._poll, callset) if callset.left else None
+
+    def _end(self, call_id: str) -> None:
+        callset = self._of[call_id]
+        callset.left -= 1
         self.trace.ended[call_id] = self.now - 1_000.0
+        self.trace.durations.append(self.now - callset.submitted)
+        if self.client.threads:
+            self._submit_next()
+
+    def _give_up(self, driver: Driver, call_id: str, message: str) -> None:
+        self._end(call_id)
         self.trace.failures[call_id] = message
-        self.driver.settled(call_id, failed=True)
+        driver.settled(call_id, failed=True)
 
     # -- the service -----------------------------------------------------------------------------------------------
 
@@ -246,16 +313,15 @@ class World:
             self.at(self.now + BEACON_FIRST, self._beacon, event, self.now, self.now + duration)
 
     def _beacon(self, event: Event, started: float, until: float) -> None:
-        clock = EPOCH + started + self.service.clocks
         if event.call_id not in self._statuses:
-            self._news.append((self.driver.running, (event.call_id, event.number, clock, "worker"), {}))
+            self._of[event.call_id].signs.append((event.call_id, event.number, started))
         if self.now + BEACON_EVERY < until:
             self.at(self.now + BEACON_EVERY, self._beacon, event, started, until)
 
     def _finish(self, event: Event, started: float) -> None:
         if event.call_id not in self._statuses:  # If-None-Match
             self._statuses[event.call_id] = (event.number, started)
-            self._results.append((event.call_id, event.number, started))
+            self._of[event.call_id].results.append((event.call_id, event.number, started))
         self._warm += 1
         self._release()
 
@@ -267,11 +333,10 @@ class World:
 
     def _fail(self, event: Event, cause: Cause, delay: float) -> None:
         self.trace.causes[cause.value] += 1
-        arguments = (event.call_id, event.number, cause, RuntimeError(cause.value))
-        self.at(self.now + delay, self._record, arguments)
+        self.at(self.now + delay, self._record, event, cause)
 
-    def _record(self, arguments: tuple[object, ...]) -> None:
-        self._news.append((self.driver.failed, arguments, {}))
+    def _record(self, event: Event, cause: Cause) -> None:
+        self._of[event.call_id].failures.append((event.call_id, event.number, cause))
 
     def _release(self) -> None:
         self._busy -= 1

@@ -6,9 +6,12 @@ import time
 
 import pytest
 
-from pywren.client.driver.capacity import room
+from pywren.client.driver.calls import AttemptRecord, CallRecord, Phase
+from pywren.client.driver.capacity import Room
+from pywren.client.driver.capacity import room as room_of
 from pywren.client.driver.policy import Policy
-from pywren.client.driver.record import AttemptRecord, CallRecord, CallsetRecord, Phase
+from pywren.client.driver.record import CallsetRecord
+from pywren.client.driver.service import Service
 
 SIX_HOURS = 21_600.0
 LAMBDA = Policy(event_age=SIX_HOURS, job_max_runtime=900.0)
@@ -32,7 +35,7 @@ def start(record: CallsetRecord, calls: list[CallRecord], now: float) -> None:
         record.note_start(call, call.attempts[0], now)
         call.attempts[0].shown = now
         record.move(call, Phase.RUNNING)
-    record.note_look(now)
+    record.service.note_look(record, now)
 
 
 def end(record: CallsetRecord, calls: list[CallRecord], now: float) -> None:
@@ -40,11 +43,15 @@ def end(record: CallsetRecord, calls: list[CallRecord], now: float) -> None:
         call.attempts[0].ended = now
         record.note_end(call, call.attempts[0])
         record.move(call, Phase.ENDED)
-    record.note_look(now)
+    record.service.note_look(record, now)
 
 
 def callset(count: int) -> CallsetRecord:
-    return CallsetRecord(f"{index:06d}" for index in range(count))
+    return CallsetRecord([f"{index:06d}" for index in range(count)], Service())
+
+
+def room(record: CallsetRecord, policy: Policy, now: float) -> Room:
+    return room_of(record.service, policy, now)
 
 
 def test_there_is_no_limit_for_a_service_that_keeps_calls_for_ever() -> None:
@@ -103,7 +110,7 @@ def test_short_calls_are_counted_when_they_end() -> None:
         call.attempts[0].ended = now
         record.note_end(call, call.attempts[0])
         record.move(call, Phase.ENDED)
-        record.note_look(now)
+        record.service.note_look(record, now)
     assert room(record, LAMBDA, 20.0).calls > 900_000
 
 

@@ -7,7 +7,8 @@ import math
 import pytest
 from test_capacity import accept, callset, end, start
 
-from pywren.client.driver.record import AttemptRecord, Histogram, Phase
+from pywren.client.driver.calls import AttemptRecord, Phase
+from pywren.client.driver.service import Histogram
 from pywren.client.driver.stragglers import stragglers
 
 
@@ -34,9 +35,9 @@ def test_the_usual_wait_follows_a_queue_that_grows() -> None:
     record = callset(2_000)
     calls = accept(record, 2_000)
     start(record, calls[:1_000], 1.0)
-    assert record.usual_wait() == pytest.approx(1.0, rel=0.11)
+    assert record.service.usual_wait() == pytest.approx(1.0, rel=0.11)
     start(record, calls[1_000:1_001], 300.0)
-    assert record.usual_wait() == pytest.approx(300.0, rel=0.11)
+    assert record.service.usual_wait() == pytest.approx(300.0, rel=0.11)
 
 
 def test_cold_starts_are_forgotten_after_two_generations() -> None:
@@ -44,7 +45,7 @@ def test_cold_starts_are_forgotten_after_two_generations() -> None:
     start(record, accept(record, 20), 15.0)
     for now in (50.0, 90.0, 130.0):
         start(record, accept(record, 10, now - 0.5), now)
-    assert record.usual_wait() < 1.0
+    assert record.service.usual_wait() < 1.0
 
 
 def test_the_concurrency_is_the_most_that_a_look_has_seen() -> None:
@@ -55,7 +56,7 @@ def test_the_concurrency_is_the_most_that_a_look_has_seen() -> None:
     for call in calls[8:16]:
         record.note_start(call, call.attempts[0], 5.0)
     end(record, calls[:8], 5.0)
-    assert (record.peak, record.last_full) == (8, 5.0)
+    assert (record.service.peak, record.service.last_full) == (8, 5.0)
 
 
 def test_an_attempt_whose_call_has_ended_neither_waits_nor_runs() -> None:

@@ -365,7 +365,7 @@ def test_a_client_whose_job_was_taken_over_only_reads(executor, run):
     report = Status(callset.id, "00000", 1, failure=Failure.of(WorkerCrashedError("killed", -9)))
     executor.storage.put(keys.attempt(1), report.encode(callset.attempt_key("00000", 1)))
     origin._poll()
-    assert origin._stands_back
+    assert not origin._may_drive
     assert len(future.attempts) == 1
     assert origin.driver.counts().held == 0
     run()

@@ -1,0 +1,159 @@
+"""``Ends``: the statuses with which this client ends calls of one callset, until the storage has taken them.
+
+A client ends a call when it cancels the call, when it gives up after the last attempt, or when the service refuses the
+call. The driver decides only once that a call ends. So an end is kept until its call is settled, whatever becomes of
+the request or of the thread that sends it.
+
+Any thread may add an end. One thread at a time writes them (``StagedCallset`` polls on one thread). ``_lock`` guards
+the two tables; it is innermost, and not held during requests.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import replace
+from typing import NamedTuple
+
+from pywren.aws.errors import was_denied
+from pywren.client.callset import Callset
+from pywren.exceptions import PywrenError, StorageError
+from pywren.storage import Storage
+from pywren.system.threads import for_each
+from pywren.wire.failure import Failure
+from pywren.wire.status import CLIENT_ATTEMPT, Status
+
+logger = logging.getLogger(__name__)
+
+MOST_EXPOSURES = 3
+"""How often a status that anybody may have written is deleted to make room for another attempt."""
+
+
+class End(NamedTuple):
+    """A status with which this client ends a call, once it is written.
+
+    Args:
+        status: the status.
+        over_what_stands: whether to overwrite the present status, because it is not believed.
+        error: the error that the futures of this process raise; ``None`` for the one that the status reports.
+        attempts: words that name all attempts, for an exception of the program's own; empty if there was only one.
+    """
+
+    status: Status
+    over_what_stands: bool = False
+    error: PywrenError | None = None
+    attempts: str = ""
+
+
+class Ends:
+    """The ends of the calls of one callset.
+
+    Args:
+        callset: the callset.
+        storage: where the statuses are written.
+    """
+
+    def __init__(self, callset: Callset, storage: Storage) -> None:
+        self.storage = storage
+        self._callset = callset
+        self._lock = threading.RLock()  # reentrant, because replacing an entry may run a destructor
+        self._ends: dict[str, End] = {}
+        self._exposures: dict[str, int] = {}  # how often a status that is not believed was deleted
+
+    def status(self, call_id: str, failure: Failure) -> Status:
+        """Return a status by which this client ends a call."""
+        # Signed as attempt 0, whose key is in no payload: no record can ever show it.
+        return Status(self._callset.id, call_id, CLIENT_ATTEMPT, failure, info={"ended_by": "client"})
+
+    def add(self, end: End) -> None:
+        """Remember an end, unless the call has one already."""
+        with self._lock:
+            exposed = self._exposures.get(end.status.call_id, 0) > 0
+            self._ends.setdefault(end.status.call_id, replace_standing(end) if exposed else end)
+
+    def forget(self, call_id: str) -> None:
+        """Forget a call that was settled, or that nothing waits for any more."""
+        with self._lock:
+            self._ends.pop(call_id, None)
+            self._exposures.pop(call_id, None)
+
+    def make_room(self, call_id: str) -> bool:
+        """Delete a status that anybody may have written, since it would keep every other attempt from ending the call.
+
+        Returns:
+            Whether there is room now. It is False if such statuses have come again and again.
+
+        Raises:
+            StorageError: the status cannot be deleted now. Nothing has been decided, so the next poll tries again.
+        """
+        with self._lock:
+            end = self._ends.get(call_id)
+            if end is not None:  # the driver has decided before; now it is known that nothing that stands counts
+                self._ends[call_id] = replace_standing(end)
+                return True
+            count = self._exposures[call_id] = self._exposures.get(call_id, 0) + 1
+        if count > MOST_EXPOSURES:
+            return False
+        # A worker that is still running may have lost to the status; the driver then invokes the call once more.
+        self.storage.backend.delete([self._callset.call_keys(call_id).status])
+        return True
+
+    def write(self, status: Status, *, over_what_stands: bool = False) -> bool:
+        """Write a status that ends a call. Return whether it was written: without ``over_what_stands``, the first wins.
+
+        Raises:
+            StorageError: the storage cannot be written.
+        """
+        key = self._callset.call_keys(status.call_id).status
+        data = status.encode(self._callset.attempt_key(status.call_id, status.attempt))
+        # commit_status() is a PUT with ``If-None-Match: *`` (S3 conditional writes): of two writers S3 lets one win.
+        return self.storage.put(key, data) if over_what_stands else self.storage.commit_status(key, data)
+
+    def write_all(self, threads: int) -> tuple[list[End], StorageError | None]:
+        """Write all statuses.
+
+        Args:
+            threads: the most requests in parallel.
+
+        Returns:
+            The ends of calls that have ended by them, and why others could not be written.
+        """
+        with self._lock:
+            ends = list(self._ends.values())
+        done: list[End] = []  # helper threads append to it; the caller reads it when they have returned
+        trouble: list[StorageError] = []
+
+        def write(end: End) -> None:
+            try:
+                # Conditional, unless nothing that stands is believed: a status that arrives at the last moment wins,
+                # and the next poll reads it. If that status is not believed then, the end is written over it.
+                if not self.write(end.status, over_what_stands=end.over_what_stands):
+                    return
+            except StorageError as problem:
+                if not was_denied(problem):
+                    trouble.append(problem)
+                    return
+                # This process knows of the end all the same.
+                logger.debug("cannot record the end of call %s of callset %s: %s", end.status.call_id,
+                             self._callset.id, problem)  # fmt: skip
+            done.append(end)
+
+        for_each(write, ends, threads)
+        return done, trouble[0] if trouble else None
+
+    def forget_parent_threads(self) -> None:
+        """In a forked child, forget the ends: the parent writes them."""
+        self._lock = threading.RLock()
+        self._ends, self._exposures = {}, {}
+
+
+def replace_standing(end: End) -> End:
+    """Return an end that is written over whatever stands."""
+    return end._replace(over_what_stands=True)
+
+
+def with_attempts(status: Status, message: str) -> Status:
+    """Return a status whose failure also names all attempts of the call, if ``message`` does."""
+    if status.failure is None or not message:
+        return status
+    return replace(status, failure=status.failure._replace(message=f"{status.failure.message} {message}"))

@@ -195,7 +195,7 @@ class ResponseFuture(CallState):
         return True
 
     def running(self) -> bool:
-        """Tell whether the call is known to be running. Only calls on this machine report their start."""
+        """Tell whether the call is known to be running. On Lambda and in a queue this is seen 2 s after the start."""
         return bool(self._state == RUNNING)
 
     def cancelled(self) -> bool:

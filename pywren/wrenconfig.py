@@ -390,7 +390,10 @@ def check_value(path: str, value: Any, source: str) -> None:
 def _check_bucket(config: Mapping[str, Any], source: str) -> None:
     bucket = setting(config, "s3.bucket")
     if not bucket:
-        raise ConfigError(f"{source}: {_spoken('s3.bucket')} is missing: set it to the name of your bucket")
+        raise ConfigError(
+            f"{source}: {_spoken('s3.bucket')} is missing: set it to the name of your bucket, or "
+            "`storage_backend` to localhost if calls are to run on this machine"
+        )
     check_value("s3.bucket", bucket, source)
     if bucket in _PLACEHOLDER_BUCKETS:
         raise ConfigError(

@@ -190,10 +190,12 @@ def test_a_program_that_goes_on(presence, tmp_path):
         "5 0",
         "2",
     ]
-    cancelled, runs, in_the_way = err.splitlines()
-    assert cancelled == "stopped waiting; 3 calls that were still waiting on this machine were cancelled"
-    assert runs.startswith("stopped waiting; 2 calls are still running on this machine: ")
-    assert runs.endswith(
+    stopped, in_the_way = err.splitlines()
+    assert stopped.startswith(
+        "stopped waiting; 3 calls that were still waiting on this machine were cancelled; "
+        "2 calls are still running on this machine: "
+    )
+    assert stopped.endswith(
         "The futures stay valid: wait for them again to collect the results; or stop the calls with cancel() or "
         "executor.cancel_all()"
     )

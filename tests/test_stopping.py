@@ -234,6 +234,14 @@ def test_attempts_of_a_future(ready):
     assert ResponseFuture("00000", "callset").attempts == ()
 
 
+def test_the_attempt_of_a_call_that_was_cancelled(ready, presence):
+    """It has a cause, as one that failed has."""
+    mine = another(ready)
+    future = mine.executor.map(hostile.waits_to_go_on, [presence.address])[0]
+    assert future.cancel()
+    assert [one.cause for one in future.attempts] == ["cancelled"]
+
+
 # -- with ----------------------------------------------------------------------------------------------------------
 
 

@@ -85,10 +85,12 @@ def checked_errors(retry_on: Any) -> tuple[type[BaseException], ...]:
     """
     if retry_on is None:
         return ()
-    classes = (retry_on,) if isinstance(retry_on, type) else tuple(iterate(retry_on, "retry_on takes exceptions"))
+    # A text is iterable, and a message about its first letter helps nobody.
+    single = isinstance(retry_on, (type, str, bytes, BaseException))
+    classes = (retry_on,) if single else tuple(iterate(retry_on, "retry_on takes exceptions"))
     for one in classes:
         if not (isinstance(one, type) and issubclass(one, BaseException)):
-            raise ArgumentError(f"retry_on has {one!r}, which is not a class of exceptions such as ConnectionError")
+            raise ArgumentError(f"retry_on takes classes of exceptions such as ConnectionError, not {one!r}")
     return classes
 
 

@@ -124,8 +124,8 @@ def require_free(storage: Storage, name: str) -> None:
     if job.exists():
         raise ArgumentError(
             f"the name {name!r} is taken: {job.description()}. Collect its results with pywren.attach({name!r}), "
-            f"choose another name, or delete the job with `pywren cancel --remove {shlex.quote(name)}`. Nothing was "
-            "invoked"
+            f"run what failed or is missing again with `pywren resume {shlex.quote(name)}`, choose another name, or "
+            f"delete the job with `pywren cancel --remove {shlex.quote(name)}`. Nothing was invoked"
         )
 
 
@@ -582,10 +582,11 @@ class Job:
 
     def _driven_by(self, holder: Holder | None) -> ArgumentError:
         since = "" if holder is None else time.strftime(" since %Y-%m-%d %H:%M:%S UTC", time.gmtime(holder.since))
+        # On this machine the kernel releases the lock of a client that ends.
+        then = "end that client" if self.is_here else f"resume it {STALE / 60:.0f} minutes after that client has ended"
         return ArgumentError(
             f"the job {self.name!r} is driven by {holder or 'another client'}{since}. That client runs failed calls "
-            "again by itself: wait for the job with pywren.attach(), or end the client, and resume the job "
-            f"{STALE / 60:.0f} minutes later. Nothing was invoked"
+            f"again by itself: wait for the job with pywren.attach({self.name!r}), or {then}. Nothing was invoked"
         )
 
     def _claim(self, callset: Callset, where: Mapping[str, Any]) -> Callset:

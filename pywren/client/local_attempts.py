@@ -109,20 +109,23 @@ class LocalAttempts:
             number = self._number(one.call_id, result)  # ``None`` for a call that has returned at its first attempt
             if number is not None and self._driver is not None:
                 began = None if result.success is None else _began(result, verdict.known_at)
-                self._cancel_others(one.call_id, number, "another attempt ended first")
+                self._cancel_others(one.call_id, number)
                 self._driver.ended(one.call_id, number, began, _where(result), failed=not result.success)
 
     def cancelled(self, call_id: str) -> None:
         """Record that a call was cancelled."""
         if self._driver is not None:
-            self._cancel_others(call_id, 0, "the call was cancelled")
+            self._cancel_others(call_id)
             self._driver.settled(call_id, failed=True)
 
-    def _cancel_others(self, call_id: str, number: int, text: str) -> None:
-        """Record that all attempts of a call but one, which has ended it, are cancelled."""
+    def _cancel_others(self, call_id: str, number: int = 0) -> None:
+        """Record that all attempts of a call are cancelled, except the one that has ended it, if one has."""
+        from pywren.client.driver.driver import CANCELLED, OUTRUN
+
         if self._driver is not None:
             for other in self._driver.in_flight([call_id]).get(call_id, ()):
                 if other != number:
+                    text = OUTRUN if number else CANCELLED
                     self._driver.failed(call_id, other, Cause.CANCELLED, CallCancelledError(text))
 
     # -- backups -----------------------------------------------------------------------------------------------
@@ -181,9 +184,11 @@ class LocalAttempts:
 
     def _first(self, verdict: Verdict | None) -> Attempt:
         """Return the only attempt of a call that the driver does not know."""
-        from pywren.client.driver.driver import Attempt, text_of
+        from pywren.client.driver.driver import CANCELLED, Attempt, text_of
 
         submitted = self._callset.submitted
+        if verdict is not None and isinstance(verdict.error, CallCancelledError):
+            return Attempt(1, Cause.CANCELLED.value, CANCELLED, "", submitted, None, "", backup=False)
         if verdict is None or not isinstance(verdict.source, RunResult):
             return Attempt(1, None, "", "", submitted, None, "", backup=False)
         result = verdict.source

@@ -771,7 +771,8 @@ class StagedCallset:
         call_state.settle(batch)
         for call_id, verdict in verdicts.items():
             if self.driver is not None:
-                self.driver.settled(call_id, failed=verdict.error is not None)
+                cancelled = isinstance(verdict.error, CallCancelledError)
+                self.driver.settled(call_id, failed=verdict.error is not None, cancelled=cancelled)
         with self._lock:  # last: if Ctrl-C comes before this, the monitor still has the futures and settles them
             for call_id in verdicts:
                 self._drop(call_id)

@@ -262,15 +262,23 @@ class StagedDispatcher:
     def _invoke(self, driver: Driver, invocations: Invocations, callset: Callset) -> None:
         try:
             invocations.run()
-        except BaseException:
+        except BaseException as error:
             driver.drop_held()
             invoked, total = driver.count_accepted(), driver.counts().total
             if invoked:
                 logger.warning(
-                    "callset %s: %d of %d calls were invoked before map() was stopped; they keep running",
-                    callset.id, invoked, total,
+                    "callset %s: %d of %d calls were invoked before map() was stopped; they keep running%s",
+                    callset.id, invoked, total, _how_to_stop(callset, error),
                 )  # fmt: skip
             raise
+
+
+def _how_to_stop(callset: Callset, error: BaseException) -> str:
+    """Say how to reach calls of a map that was stopped, whose futures the program never gets."""
+    if callset.name is not None:
+        return f": collect them with pywren.attach({callset.name!r}), or stop them with pywren.jobs.cancel()"
+    # After Ctrl-C the executor keeps the calls; see Executor._submit().
+    return ": executor.cancel_all() stops them" if isinstance(error, KeyboardInterrupt) else ""
 
 
 class _ArgumentStager:

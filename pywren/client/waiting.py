@@ -213,14 +213,16 @@ def stop_waiting(origins: Iterable[Origin]) -> None:
     for origin in origins:
         cancelled += origin.withdraw()
         left.append((origin, origin.outstanding()))
+    said = ["stopped waiting"]
     if cancelled:
-        calls = "1 call that was" if cancelled == 1 else f"{cancelled} calls that were"
-        verb = "was" if cancelled == 1 else "were"
-        logger.warning("stopped waiting; %s still waiting on this machine %s cancelled", calls, verb)
+        calls, were = ("1 call", "was") if cancelled == 1 else (f"{cancelled} calls", "were")
+        said.append(f"{calls} that {were} still waiting on this machine {were} cancelled")
     running = [one for _, futures in left for one in futures]
     if running:
         _left_running.update(running)
-        logger.warning("stopped waiting; %s. %s", _what_runs(left), _how_to_go_on([origin for origin, _ in left]))
+        said.append(f"{_what_runs(left)}. {_how_to_go_on([origin for origin, _ in left])}")
+    if len(said) > 1:
+        logger.warning("%s", "; ".join(said))
 
 
 def _what_runs(left: Iterable[tuple[Origin, Sequence[CallState]]]) -> str:

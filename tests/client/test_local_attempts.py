@@ -18,7 +18,7 @@ from pywren.client.driver.policy import Policy
 from pywren.client.local_attempts import LocalAttempts
 from pywren.client.local_calls import LocalCallset
 from pywren.client.verdict import Verdict
-from pywren.exceptions import CallCancelledError, CallTimeoutError, WorkerCrashedError
+from pywren.exceptions import ArgumentError, CallCancelledError, CallTimeoutError, WorkerCrashedError
 from pywren.executor import Executor
 from pywren.future import ResponseFuture
 from pywren.pickling.packed import Packed
@@ -107,7 +107,16 @@ def test_exceptions_that_the_program_wants_retried(executor: Executor, tmp_path:
         futures[1].result(timeout=WAIT)
     assert caught.value.args == ("no route",)
     assert [len(attempts(future)) for future in futures] == [3, 3]
-    assert [one.cause for one in attempts(futures[1])] == ["exception"] * 3
+    assert [(one.cause, one.error) for one in attempts(futures[1])] == [("exception", "ConnectionError: no route")] * 3
+
+
+@pytest.mark.parametrize("wrong", ["ConnectionError", ConnectionError("x"), int, (ValueError, 7), 7])
+def test_what_is_no_class_of_exceptions(executor: Executor, wrong: object) -> None:
+    """The message shows what was passed, not a part of it."""
+    shown = wrong[1] if isinstance(wrong, tuple) else wrong
+    with pytest.raises(ArgumentError, match=r"retry_on takes .*exceptions") as caught:
+        executor.map(abs, [1], retry_on=wrong)  # type: ignore[arg-type]
+    assert repr(shown) in str(caught.value) or type(shown).__name__ in str(caught.value)
 
 
 def test_other_exceptions_are_not_retried(executor: Executor, tmp_path: Path) -> None:

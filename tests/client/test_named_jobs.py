@@ -503,8 +503,10 @@ def test_a_living_client_keeps_others_from_resuming(executor):
     executor.map(square, [1], name="a")
     with pytest.raises(
         ArgumentError, match=rf"driven by process {os.getpid()} on .* since 20.* UTC.*Nothing was invoked"
-    ):
+    ) as caught:
         public.resume("a", executor=executor)
+    # The lock of a client on this machine is gone with it; the lease of others stays for three minutes.
+    assert "wait for the job with pywren.attach('a'), or end that client." in str(caught.value)
 
 
 def test_of_two_clients_that_resume_at_once_one_does(executor, run, tmp_path, monkeypatch):

@@ -42,6 +42,10 @@ TIME_BOUND = 3.0
 _THROTTLED_PAUSE = 1.0  # the most seconds before a throttled attempt is offered again; the pace limits how many are
 
 
+CANCELLED, OUTRUN = "the call was cancelled", "another attempt ended first"
+"""The errors of attempts that were cancelled with their call, or because another attempt brought the outcome."""
+
+
 class Attempt(NamedTuple):
     """One attempt of a call, as ``ResponseFuture.attempts`` shows it. Times are in seconds since the epoch.
 
@@ -238,12 +242,14 @@ class Driver:
                     self._finish(call, failed=True)
             return not others
 
-    def settled(self, call_id: str, *, failed: bool) -> None:
+    def settled(self, call_id: str, *, failed: bool, cancelled: bool = False) -> None:
         """Record that a call has ended, whatever became of its attempts. Nothing is invoked for it any more."""
         with self._lock:
             call = self._record.calls.get(call_id)
             if call is not None:
                 self._finish(call, failed=failed)
+                if cancelled:
+                    _cancel_all(call.attempts, CANCELLED)
 
     def in_flight(self, call_ids: Iterable[str]) -> dict[str, list[int]]:
         """Return the attempts of calls that may still bring a status, suspected ones included."""
@@ -331,6 +337,7 @@ class Driver:
             self._finish(call, failed=failed)
             if is_news:  # after the statistics, for which an attempt that was suspected stays one
                 attempt.cause, attempt.error = cause, error
+            _cancel_all(call.attempts, OUTRUN)
 
     def failed(
         self,
@@ -477,6 +484,12 @@ class Driver:
             self._record.move(call, Phase.ENDED)
             self._record.failed += failed
             self.changed.notify_all()  # it may make room for a call that is held back
+
+
+def _cancel_all(attempts: Iterable[AttemptRecord], text: str) -> None:
+    for one in attempts:
+        if one.in_flight:
+            one.cause, one.error = Cause.CANCELLED, text
 
 
 def text_of(error: BaseException) -> str:

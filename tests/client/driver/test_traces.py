@@ -322,3 +322,10 @@ class TestSignsOfLife:
         driver.running("a", 2, 12.0, "worker")
         assert driver.failed("a", 2, Cause.KILLED, RuntimeError("killed")) is None
         assert driver.counts()[1:] == (0, 0, 0, 0, 1, 0, 1)
+        first, second = driver.attempts("a")
+        assert (first.cause, second.cause) == (None, "cancelled")
+
+    def test_the_attempt_whose_error_counts_has_a_cause(self) -> None:
+        driver, _ = self.driver()
+        driver.ended("a", 1, 1.0, "worker", failed=True, cause=Cause.OUT_OF_MEMORY, error="used 512 MB")
+        assert [(one.cause, one.error) for one in driver.attempts("a")] == [("out of memory", "used 512 MB")]

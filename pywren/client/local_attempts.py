@@ -59,7 +59,7 @@ class LocalAttempts:
         try:
             step = self._step(call_id, verdict, result)
         except Exception:
-            # ``isinstance`` with a class of the program may run its code. The call must end all the same.
+            # On the pump's thread, which serves every callset: an error must end this call, and not the pool.
             logger.exception("whether call %s runs again cannot be decided", call_id)
             return verdict
         if step is None or isinstance(step, float):
@@ -183,14 +183,14 @@ class LocalAttempts:
 
     def _first(self, verdict: Verdict | None) -> Attempt:
         """Return the only attempt of a call that the driver does not know."""
-        from pywren.client.driver.driver import Attempt
+        from pywren.client.driver.driver import Attempt, text_of
 
         submitted = self._callset.submitted
         if verdict is None or not isinstance(verdict.source, RunResult):
             return Attempt(1, None, "", "", submitted, None, "", backup=False)
         result = verdict.source
         cause = None if result.success else _cause(result)
-        error = "" if verdict.error is None else str(verdict.error)
+        error = "" if verdict.error is None else text_of(verdict.error)
         began = _began(result, verdict.known_at) if result.success is not None else None
         return Attempt(1, cause and cause.value, error, "", submitted, began, _where(result), backup=False)
 

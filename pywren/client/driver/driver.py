@@ -14,6 +14,7 @@ lock.
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 import threading
@@ -29,6 +30,8 @@ from pywren.client.driver.retrying import Again, Over, after, described
 from pywren.client.driver.stragglers import stragglers
 from pywren.client.driver.suspicion import suspects
 from pywren.wire.cause import NEVER_RAN, Cause
+
+logger = logging.getLogger(__name__)
 
 LONGEST_STEP = 15.0
 """The most seconds by which the observed time advances between two looks: three of the slowest polls. A client that did
@@ -197,24 +200,38 @@ class Driver:
             self._pace.throttled(self._clock())
             call, attempt = self._find(call_id, number)
             call.attempts.remove(attempt)
-            if call.phase is Phase.SENDING:
+            taken = call.phase is Phase.SENT and not any(one.in_flight for one in call.attempts)  # by accept_rest()
+            if call.phase is Phase.SENDING or taken:
                 call.backup = attempt.backup
                 self._record.hold(call, self._clock() + self._jitter() * _THROTTLED_PAUSE)
             self.changed.notify_all()
 
     def refused(self, call_id: str, number: int, error: BaseException) -> bool:
         """Record that the service refuses the call for good. Return whether the call has no other attempt in flight."""
-        text = _text(error)
+        text = text_of(error)
         with self._lock:
             call, attempt = self._find(call_id, number)
             self._close(call, attempt, Cause.REFUSED, text)
             others = [one for one in call.attempts if one.in_flight]
-            if call.phase is Phase.SENDING:
-                if others:
-                    self._record.move(call, Phase.SENT)
-                else:
-                    self._finish(call, failed=True)
+            if not others:
+                self._finish(call, failed=True)
+            elif call.phase is Phase.SENDING:
+                self._record.move(call, Phase.SENT)
             return not others
+
+    def accept_rest(self, sent_at: float) -> None:
+        """Record as accepted what some thread was interrupted at while it invoked it: the service may have it.
+
+        Args:
+            sent_at: the time by the storage's clock, in seconds since the epoch.
+        """
+        with self._lock:
+            calls = [one for one in self._record.calls.values() if one.phase is Phase.SENDING]
+            for call in calls:
+                if call.current is None or not math.isnan(call.current.sent):  # interrupted before it was taken
+                    self._record.hold(call, self._clock())
+                else:
+                    self.accepted(call.call_id, call.current.number, "", sent_at)
 
     def settled(self, call_id: str, *, failed: bool) -> None:
         """Record that a call has ended, whatever became of its attempts. Nothing is invoked for it any more."""
@@ -270,6 +287,12 @@ class Driver:
                 self._finish(call, failed=True)
             return [call.call_id for call in dropped]
 
+    def dropped(self) -> list[str]:
+        """Return the calls that have ended and that no attempt was ever made of."""
+        with self._lock:
+            calls = self._record.calls.values()
+            return [one.call_id for one in calls if one.phase is Phase.ENDED and not one.attempts]
+
     # -- for the thread that looks for outcomes ----------------------------------------------------------------
 
     def look(self) -> None:
@@ -309,7 +332,7 @@ class Driver:
         nothing is to be done: another attempt is in flight, or the end of this attempt was known.
         """
         # Before the lock is taken: both may run code of the program.
-        text, wanted = _text(error), isinstance(error, self.policy.retry_on)
+        text, wanted = text_of(error), _is_one_of(error, self.policy.retry_on)
         with self._lock:
             call, attempt = self._find(call_id, number)
             if call.phase is Phase.ENDED or not math.isnan(attempt.ended):
@@ -427,11 +450,28 @@ class Driver:
             self.changed.notify_all()  # it may make room for a call that is held back
 
 
-def _text(error: BaseException) -> str:
+def _is_one_of(error: BaseException, classes: tuple[type[BaseException], ...]) -> bool:
+    try:
+        return isinstance(error, classes)
+    except BaseException as problem:  # ``__instancecheck__`` may be the program's
+        _raise_ctrl_c(problem)
+        logger.exception("whether a call runs again after %s cannot be decided, so it does not", type(error).__name__)
+        return False
+
+
+def text_of(error: BaseException) -> str:
+    """Return the text of an error, or the name of its class if that has no text."""
     try:
         return str(error)
-    except Exception:  # noqa: BLE001 -- the class of the error may be the program's
+    except BaseException as problem:  # noqa: BLE001 -- ``__str__`` may be the program's; see _raise_ctrl_c()
+        _raise_ctrl_c(problem)
         return type(error).__name__
+
+
+def _raise_ctrl_c(problem: BaseException) -> None:
+    """Raise a Ctrl-C again. Whatever else the program's code raises, even ``SystemExit``, must end no thread here."""
+    if isinstance(problem, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+        raise problem
 
 
 def _shown(attempt: AttemptRecord) -> Attempt:

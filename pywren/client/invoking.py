@@ -5,7 +5,7 @@ Later, when calls are to be invoked again or there is room for calls that were h
 ``wake``, and a daemon thread ``pywren-invoke`` does the rest. Helper threads do nothing but invoke; they end when the
 driver has nothing for them.
 
-``_lock`` guards ``_busy``: at most one crew works at a time. A thread holds it only to read or set the flag. Between
+``_lock`` guards ``_busy``: at most one crew works at a time. A thread holds it only to test and set the flag. Between
 two invocations threads wait on ``driver.changed``, whose lock is the driver's.
 """
 
@@ -84,11 +84,15 @@ class Invocations:
             InvocationError: a call was refused for good, or the service was busy for ``PATIENCE`` seconds. Calls that
                 were accepted before go on; the others are not invoked any more.
         """
-        with self._lock:
-            self._busy = True
         crew = _Crew(self, patient=True)
         try:
+            with self._lock:
+                self._busy = True
             crew.work_together()
+        except BaseException:
+            # Ctrl-C may come between any two lines. What was taken from the queue, and not reported, may be invoked.
+            self._driver.accept_rest(self._now())
+            raise
         finally:
             self._rest()
         if crew.error is not None:
@@ -129,8 +133,7 @@ class Invocations:
             self._rest()
 
     def _rest(self) -> None:
-        with self._lock:
-            self._busy = False
+        self._busy = False  # without the lock, which only joins a test with what follows: Ctrl-C may come at the lock
 
     # -- for the crew --------------------------------------------------------------------------------------------
 

@@ -57,7 +57,7 @@ class LocalAttempts:
         try:
             step = self._step(call_id, verdict, result)
         except Exception:
-            # ``isinstance`` with a class of the program may run its code. The call must end all the same.
+            # On the pump's thread, which serves every callset: an error must end this call, and not the pool.
             logger.exception("whether call %s runs again cannot be decided", call_id)
             return verdict
         if step is None or isinstance(step, float):

@@ -61,7 +61,7 @@ from pywren.storage import Storage
 from pywren.system import shutdown
 from pywren.system.forks import in_each_child
 from pywren.system.threads import for_each
-from pywren.wire.cause import Cause
+from pywren.wire.cause import NEVER_RAN, Cause
 from pywren.wire.digests import verify_sha256
 from pywren.wire.failure import Failure
 from pywren.wire.outcome import EAGER_OUTPUT_LIMIT
@@ -142,6 +142,7 @@ class StagedCallset:
         self._poll_cost = 0.0
         self._unfetched: dict[str, StorageError] = {}  # for each call, why its output cannot be fetched at present
         self._trouble = Trouble()
+        self._withdrawn = False  # calls may have been withdrawn; some may be left over if Ctrl-C came meanwhile
         self._wanted_elsewhere = False  # another process may wait for the calls, so dropped futures do not matter
         _callsets.add(self)
 
@@ -266,9 +267,9 @@ class StagedCallset:
         """
         if self.driver is None or self._invocations is None:
             return 0
+        self._withdrawn = True  # without the lock, and first: if Ctrl-C comes below, a poll does the rest
         taken = {*self.driver.drop_held(), *self._invocations.withdraw()}
-        error = CallCancelledError("the call was cancelled before it began")
-        ends = [self._ends.status(call_id, Failure.of(error)) for call_id in taken]
+        ends = [self._ends.status(call_id, Failure.of(_withdrawal())) for call_id in taken]
         self._settle({status.call_id: self._verdict_of(End(status)) for status in ends})
         if record:
             for_each(self._ends.write, ends, self._looker.threads)
@@ -406,25 +407,35 @@ class StagedCallset:
         Args:
             again: if another thread is polling now, have the monitor poll again afterwards.
         """
-        with self._lock:
-            if self._polling:
-                # The running poll may have read a status just before its call ended, so another poll must follow. A
-                # lock instead of this flag would make a program's done() wait for the requests of another thread.
-                self._poll_again = self._poll_again or again
-                return False
-            self._polling, self._poll_again = True, False
+        mine = False
         try:
+            with self._lock:
+                if self._polling:
+                    # The running poll may have read a status just before its call ended, so another poll must follow. A
+                    # lock instead of this flag would make a program's done() wait for the requests of another thread.
+                    self._poll_again = self._poll_again or again
+                    return False
+                # In this order, and inside the ``try``: Ctrl-C may come between any two lines.
+                mine = True
+                self._polling = True
             # No lock is held from here on: this sends requests and unpickles the users' objects.
             self._poll_now()
         finally:  # even after Ctrl-C: otherwise the flag would prevent every later poll
-            with self._lock:
-                self._polling, again = False, self._poll_again
-            # The monitor forgot this callset when its examine() returned None, so hand it back or nothing polls it
-            # again.
-            delay = self._until_next_poll() if again else None
-            if delay is not None:
-                self._monitor.watch(self, delay)
+            if mine:
+                # Without the lock, and first: Ctrl-C may come while this thread waits for the lock. ``_poll_again``
+                # then stays set, and the next poll hands the callset back.
+                self._polling = False
+                self._hand_back()
         return True
+
+    def _hand_back(self) -> None:
+        """Have the monitor poll the callset again if it has found another thread polling."""
+        with self._lock:
+            again, self._poll_again = self._poll_again, False
+        # The monitor forgot this callset when its examine() returned None, so hand it back or nothing polls it again.
+        delay = self._until_next_poll() if again else None
+        if delay is not None:
+            self._monitor.watch(self, delay)
 
     def _poll_now(self) -> None:
         """Find out which calls have ended, and settle them. Record an error of the poll instead of raising it."""
@@ -604,6 +615,13 @@ class StagedCallset:
                 step = driver.failed(call_id, number, death.cause, death.error)
                 if isinstance(step, Over):
                     self._give_up(call_id, Failure.of(death.error), step.message)
+        self._give_up_lost(driver)
+
+    def _give_up_lost(self, driver: Driver) -> None:
+        """Remember the calls of which no attempt can bring an outcome any more."""
+        if self._withdrawn:
+            for call_id in driver.dropped():
+                self._end(self._ends.status(call_id, Failure.of(_withdrawal())))
         for call_id, _, cause, message in driver.decide():
             text = f"the call is lost: its worker has vanished ({cause.value})"
             self._give_up(call_id, Failure(CallLostError.__name__, text), message)
@@ -615,20 +633,24 @@ class StagedCallset:
 
     def _note_failure(self, driver: Driver, call_id: str, number: int, status: Status) -> None:
         """Report a failed attempt. If the call is not repeated, what the worker said becomes its status."""
-        if status.failure is not None:
-            error: BaseException = status.failure.error(self.callset.id, call_id, status.document())
-            cause = status.failure.cause or Cause.WORKER_FAILED
-        else:
-            # Unpickling runs the user's code, without a lock. A big exception has an object of its own.
-            outcome = status.outcome if status.output_sha256 is None else self._fetch(status)
-            if isinstance(outcome, StorageError):
-                error = outcome
-            else:
-                error = of_status(status, outcome, self.callset.id).error or unexpected(ValueError("no exception"))
-            cause = Cause.EXCEPTION
+        cause, error = self._reported(status)
         step = driver.failed(call_id, number, cause, error, *_when_and_where(status))
         if isinstance(step, Over):
             self._end(with_attempts(status, step.message), attempts=step.message if status.failure is None else "")
+
+    def _reported(self, status: Status) -> tuple[Cause, BaseException]:
+        """Return why an attempt failed, according to its worker."""
+        if status.failure is not None:
+            cause = status.failure.cause or Cause.WORKER_FAILED
+            # A worker that reports has run. Repeats of what never ran have no limit, so it cannot ask for them.
+            cause = Cause.WORKER_FAILED if cause in NEVER_RAN else cause
+            return cause, status.failure.error(self.callset.id, status.call_id, status.document())
+        # Unpickling runs the user's code, without a lock. A big exception has an object of its own.
+        outcome = status.outcome if status.output_sha256 is None else self._fetch(status)
+        if isinstance(outcome, StorageError):
+            return Cause.EXCEPTION, outcome
+        error = of_status(status, outcome, self.callset.id).error
+        return Cause.EXCEPTION, error or unexpected(ValueError("no exception"))
 
     def _end(self, status: Status, *, over_what_stands: bool = False, attempts: str = "") -> None:
         with self._lock:
@@ -791,6 +813,10 @@ def _when_and_where(status: Status) -> tuple[float | None, str]:
     """Return when an attempt began, by the worker's clock, and the stream of its log."""
     began, where = status.info.get("start_time"), status.info.get("log_stream_name")
     return began if isinstance(began, int | float) else None, where if isinstance(where, str) else ""
+
+
+def _withdrawal() -> CallCancelledError:
+    return CallCancelledError("the call was cancelled before it began")
 
 
 _callsets: weakref.WeakSet[StagedCallset] = weakref.WeakSet()

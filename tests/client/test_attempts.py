@@ -242,6 +242,17 @@ class TestReports:
         client.look(3)
         assert len(client.invoked()) == 2
 
+    @pytest.mark.parametrize("cause", [Cause.DROPPED, Cause.TOO_OLD])
+    def test_a_worker_that_claims_it_never_ran(self, cause):
+        """Repeats of what never ran have no limit, so a worker, which has run, cannot ask for them."""
+        client = Client(event_age=None, retries=1)
+        for number in (1, 2):
+            client.reports(number, Failure("CallLostError", "never ran", (), cause))
+            client.look(3)
+            client.look(60)
+        assert len(client.invoked()) == 2
+        assert isinstance(client.items[0].exception(0), CallLostError)
+
     def test_without_retries(self):
         """With ``retries=0`` no attempt that may have started is repeated."""
         client = Client(retries=0)
@@ -286,6 +297,51 @@ class TestReports:
                 pass
         client.look(3)
         assert isinstance(client.items[0].exception(0), WorkerCrashedError)
+
+
+class TestCtrlC:
+    """It comes at the worst moments, and no call is forgotten."""
+
+    def test_between_dropping_calls_and_cancelling_them(self, monkeypatch):
+        """The next poll ends the calls that were dropped."""
+        monkeypatch.setattr(Invocations, "run", lambda _: None)
+        client = Client(count=3)
+        with monkeypatch.context() as patch:
+            patch.setattr(client.service, "withdraw", Mock(side_effect=KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                client.origin.withdraw()
+        client.look(1)
+        assert all(one.cancelled() for one in client.items)
+
+    def test_while_the_monitor_finds_a_poll_running(self, monkeypatch):
+        """The flag of the poll is cleared, and the next poll hands the callset back to the monitor."""
+        client = Client()
+
+        def interrupted(*_):
+            client.origin.examine()  # as the monitor's thread does meanwhile
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(client.origin, "_poll_now", interrupted)
+            patch.setattr(client.origin, "_hand_back", Mock(side_effect=KeyboardInterrupt))  # while it waits for a lock
+            with pytest.raises(KeyboardInterrupt):
+                client.origin.examine()
+        client.returns(1, "value")
+        client.look(1)
+        assert client.items[0].result(0) == "value"
+
+    def test_before_an_attempt_is_sent(self, monkeypatch):
+        """What was taken from the queue counts as invoked, and is repeated like an event that was dropped."""
+        with monkeypatch.context() as patch:
+            patch.setattr(Invocations, "run", lambda _: None)
+            client = Client()
+        with monkeypatch.context() as patch:
+            patch.setattr(client.invocations, "invoke", Mock(side_effect=KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                client.invocations.run()
+        for _ in range(30):
+            client.look(1)
+        assert client.invoked()[0] == ("00000", 2)
 
 
 class TestRecords:

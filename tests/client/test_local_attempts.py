@@ -8,12 +8,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from child_processes import WAIT, run_script
 
 import pywren
 from pywren.client.callset import Callset, Submission
+from pywren.client.driver.driver import Driver
 from pywren.client.driver.policy import Policy
 from pywren.client.local_attempts import LocalAttempts
 from pywren.client.local_calls import LocalCallset
@@ -205,21 +207,59 @@ def test_a_program_that_ends_waits_for_the_next_attempt(tmp_path: Path) -> None:
 class Odd(type):
     """The class of a class that cannot be compared with."""
 
+    problem: type[BaseException] = RuntimeError
+
     def __instancecheck__(cls, instance: object) -> bool:
-        raise RuntimeError("odd")
+        raise cls.problem("odd")
 
 
 class OddError(Exception, metaclass=Odd):
     """An exception class that breaks ``isinstance``."""
 
 
-def test_a_decision_that_fails_ends_the_call(caplog: pytest.LogCaptureFixture) -> None:
-    """The error of the attempt counts, and nothing hangs."""
-    result = RunResult(None, None, failure=Failure("WorkerCrashedError", "x", (-9,), Cause.KILLED), returncode=-9)
-    verdict = Verdict(None, WorkerCrashedError("x", -9), result, time.time())
-    asked = LocalAttempts(Callset("p"), Policy(retry_on=(OddError,)))
-    assert asked.failed("00000", verdict, result) is verdict
+class ExitError(OddError):
+    """An exception class that ends the thread which compares with it."""
+
+    problem = SystemExit
+
+
+class UnspeakableError(Exception):
+    """An exception that ends the thread which asks for its text."""
+
+    def __str__(self) -> str:
+        raise SystemExit(3)
+
+
+@pytest.mark.parametrize("odd", [OddError, ExitError])
+def test_a_class_that_cannot_be_compared_with(odd: type[Exception], caplog: pytest.LogCaptureFixture) -> None:
+    """What pywren itself repeats is repeated; the program's exceptions are not, and the pool goes on."""
+    asked = LocalAttempts(Callset("p"), Policy(retry_on=(odd,)))
+    assert asked.failed("00000", *outcome(Cause.KILLED)) == 0.0
+    verdict, result = outcome(Cause.EXCEPTION)
+    assert asked.failed("00001", verdict, result) == verdict
     assert "cannot be decided" in caplog.text
+
+
+def test_an_exception_without_a_text() -> None:
+    """It has attempts all the same."""
+    verdict, _ = outcome(Cause.EXCEPTION)
+    asked = LocalAttempts(Callset("p"), Policy())
+    (attempt,) = asked.of("00000", verdict._replace(error=UnspeakableError()))
+    assert attempt.error == "UnspeakableError"
+
+
+def test_a_decision_that_fails_ends_the_call(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error of the attempt counts, and nothing hangs."""
+    monkeypatch.setattr(Driver, "failed", Mock(side_effect=RuntimeError("odd")))
+    verdict, result = outcome(Cause.KILLED)
+    assert LocalAttempts(Callset("p"), Policy()).failed("00000", verdict, result) is verdict
+    assert "cannot be decided" in caplog.text
+
+
+def outcome(cause: Cause) -> tuple[Verdict, RunResult]:
+    """Return what is reported about an attempt that has failed."""
+    result = RunResult(None, None, failure=Failure("WorkerCrashedError", "x", (-9,), cause), returncode=-9)
+    return Verdict(None, WorkerCrashedError("x", -9), result, time.time()), result
 
 
 def test_a_timeout_is_final() -> None:

@@ -18,6 +18,7 @@ ended: the thread that polls asks ``to_wake`` whom to tell, and tells them when 
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 import threading
@@ -35,6 +36,8 @@ from pywren.client.driver.stragglers import stragglers
 from pywren.client.driver.suspicion import suspects
 from pywren.exceptions import CallError
 from pywren.wire.cause import NEVER_RAN, Cause
+
+logger = logging.getLogger(__name__)
 
 TIME_BOUND = 3.0
 """For how many times the longest life of one attempt a call that never ran is invoked again."""
@@ -223,7 +226,8 @@ class Driver:
             self._service.pace.throttled(self._clock())
             call, attempt = self._find(call_id, number)
             call.attempts.remove(attempt)
-            if call.phase is Phase.SENDING:
+            taken = call.phase is Phase.SENT and not any(one.in_flight for one in call.attempts)  # by accept_rest()
+            if call.phase is Phase.SENDING or taken:
                 call.backup = attempt.backup
                 self._record.hold(call, self._clock() + self._jitter() * _THROTTLED_PAUSE)
             self.changed.notify_all()
@@ -235,12 +239,25 @@ class Driver:
             call, attempt = self._find(call_id, number)
             self._close(call, attempt, Cause.REFUSED, text)
             others = [one for one in call.attempts if one.in_flight]
-            if call.phase is Phase.SENDING:
-                if others:
-                    self._record.move(call, Phase.SENT)
-                else:
-                    self._finish(call, failed=True)
+            if not others:
+                self._finish(call, failed=True)
+            elif call.phase is Phase.SENDING:
+                self._record.move(call, Phase.SENT)
             return not others
+
+    def accept_rest(self, sent_at: float) -> None:
+        """Record as accepted what some thread was interrupted at while it invoked it: the service may have it.
+
+        Args:
+            sent_at: the time by the storage's clock, in seconds since the epoch.
+        """
+        with self._lock:
+            calls = [one for one in self._record.calls.values() if one.phase is Phase.SENDING]
+            for call in calls:
+                if call.current is None or not math.isnan(call.current.sent):  # interrupted before it was taken
+                    self._record.hold(call, self._clock())
+                else:
+                    self.accepted(call.call_id, call.current.number, "", sent_at)
 
     def settled(self, call_id: str, *, failed: bool, cancelled: bool = False) -> None:
         """Record that a call has ended, whatever became of its attempts. Nothing is invoked for it any more."""
@@ -292,6 +309,12 @@ class Driver:
             for call in dropped:
                 self._finish(call, failed=True)
             return [call.call_id for call in dropped]
+
+    def dropped(self) -> list[str]:
+        """Return the calls that have ended and that no attempt was ever made of."""
+        with self._lock:
+            calls = self._record.calls.values()
+            return [one.call_id for one in calls if one.phase is Phase.ENDED and not one.attempts]
 
     # -- for the thread that looks for outcomes ----------------------------------------------------------------
 
@@ -354,7 +377,7 @@ class Driver:
         nothing is to be done: another attempt is in flight, or the end of this attempt was known.
         """
         # Before the lock is taken: both may run code of the program.
-        text, wanted = text_of(error), isinstance(error, self.policy.retry_on)
+        text, wanted = text_of(error), _is_one_of(error, self.policy.retry_on)
         with self._lock:
             call, attempt = self._find(call_id, number)
             if call.phase is Phase.ENDED or not math.isnan(attempt.ended):
@@ -492,6 +515,15 @@ def _cancel_all(attempts: Iterable[AttemptRecord], text: str) -> None:
             one.cause, one.error = Cause.CANCELLED, text
 
 
+def _is_one_of(error: BaseException, classes: tuple[type[BaseException], ...]) -> bool:
+    try:
+        return isinstance(error, classes)
+    except BaseException as problem:  # ``__instancecheck__`` may be the program's
+        _raise_ctrl_c(problem)
+        logger.exception("whether a call runs again after %s cannot be decided, so it does not", type(error).__name__)
+        return False
+
+
 def text_of(error: BaseException) -> str:
     """Return an error in words, as attempts have it: with its class, unless the cause of the attempt says as much."""
     name = type(error).__name__
@@ -499,8 +531,15 @@ def text_of(error: BaseException) -> str:
         if isinstance(error, CallError):
             return str(error.args[0]) if error.args else ""  # without the ids, which are those of the future
         return f"{name}: {text}" if (text := str(error)) else name
-    except Exception:  # noqa: BLE001 -- the class of the error may be the program's
+    except BaseException as problem:  # noqa: BLE001 -- ``__str__`` may be the program's; see _raise_ctrl_c()
+        _raise_ctrl_c(problem)
         return name
+
+
+def _raise_ctrl_c(problem: BaseException) -> None:
+    """Raise a Ctrl-C again. Whatever else the program's code raises, even ``SystemExit``, must end no thread here."""
+    if isinstance(problem, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+        raise problem
 
 
 def _shown(attempt: AttemptRecord) -> Attempt:

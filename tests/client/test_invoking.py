@@ -92,7 +92,7 @@ def test_a_cap_holds_calls_back():
     """``max_concurrency`` lets only so many go; the rest waits in the driver, and ``run`` returns."""
     driver, invocations, service, _ = make(lambda _: None, max_concurrency=10)
     invocations.run()
-    assert (len(service.taken), driver.holds_back()) == (10, 90)
+    assert (len(service.taken), driver.counts().held) == (10, 90)
     driver.ended("00000", 1, None, "", failed=False)
     invocations.wake()
     deadline = time.monotonic() + 20

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import math
 import os
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -648,3 +650,17 @@ def test_the_key_of_jobs_is_not_the_key_of_callsets():
     from pywren.wire.manifest import _signing_key
 
     assert _signing_key(user_key()) != callset_secret(user_key(), "jobs")
+
+
+def test_a_program_waits_for_its_job_on_this_machine(tmp_path):
+    """Row 380: its calls run to their end although nothing in the program waits for them."""
+    script = tmp_path / "program.py"
+    script.write_text(
+        "import time, pywren\n"
+        "def slow(x):\n    time.sleep(0.3)\n    return x + 1\n"
+        "pywren.local_executor().map(slow, range(5), name='at the end')\n",
+        encoding="utf-8",
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr.count("Traceback")) == (0, 0), done.stderr
+    assert [future.result(60) for future in public.attach("at the end")] == [1, 2, 3, 4, 5]

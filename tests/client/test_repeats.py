@@ -504,6 +504,20 @@ class TestInvokingAgain:
             client.look(30)
         assert client.invoked()[1] == ("00000", 2)
 
+    def test_busy_for_ever(self):
+        """In the end the call is given up, as one is whose attempt brings no status."""
+        client = Client(event_age=100)
+        client.invocations.wake = lambda: None  # every invocation is refused as too busy
+        client.reports(1)
+        end = client.now + 100 + 10 + staged_calls.LOST_GRACE
+        while client.now + 10 < end:
+            client.look(5)
+        assert not client.items[0].done()
+        while client.now < end + 10:
+            client.look(5)
+        assert isinstance(client.items[0].exception(0), CallLostError)
+        assert "too busy" in str(client.items[0].exception(0))
+
     def test_expired_credentials(self, monkeypatch, caplog):
         """The call waits until there are new credentials; one line says so."""
         expired = InvocationError("the credentials have expired")

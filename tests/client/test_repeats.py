@@ -454,6 +454,19 @@ class TestSuspicion:
         client.look(3)
         assert not client.items[0].running()
 
+    def test_a_forged_beacon_is_read_once(self, monkeypatch):
+        """It is read again when something has written it again, which may be the worker."""
+        client = Client()
+        client.beacon(1, key=b"k" * 32)
+        read = Mock(wraps=client.storage.read_beacon)
+        monkeypatch.setattr(client.storage, "read_beacon", read)
+        for _ in range(3):
+            client.look(3)
+        assert read.call_count == 1
+        client.beacon(1)
+        client.look(3)
+        assert client.items[0].running()
+
     def test_an_old_beacon(self):
         """A client that begins to look when the worker is long dead does not think that it runs."""
         client = Client()

@@ -72,6 +72,7 @@ class Looker:
         self._heeded: set[tuple[str, int]] = set()
         self._beacons: dict[tuple[str, int], Beacon] = {}
         self._modified: dict[tuple[str, int], float] = {}  # when the beacons were last written
+        self._forged: dict[tuple[str, int], float] = {}  # when the beacons were written that are not believed
 
     @property
     def threads(self) -> int:
@@ -192,7 +193,9 @@ class Looker:
             for one, when in beacons.items()
             if one[1] >= first and when >= oldest and self._modified.get(one, 0.0) < when
         ]
-        for_each(self._read_beacon, [one for one in fresh if one not in self._beacons], self.threads)
+        # A beacon that is not believed is read again only when it was written again: somebody may write thousands.
+        unread = [one for one in fresh if one not in self._beacons and self._forged.get(one) != beacons[one]]
+        for_each(lambda one: self._read_beacon(one, beacons[one]), unread, self.threads)
         signs = []
         for one in fresh:
             beacon = self._beacons.get(one)
@@ -200,11 +203,12 @@ class Looker:
                 signs.append(Sign(*one, beacon.started_at, beacon.where))
         return signs
 
-    def _read_beacon(self, one: tuple[str, int]) -> None:
+    def _read_beacon(self, one: tuple[str, int], modified: float) -> None:
         # On a helper thread; each sets another key. Later, the times of the object are believed without reading it
         # again: whoever can write to the prefix can then only make a dead worker look alive, until the call is overdue.
         try:
             data = self._storage.read_beacon(self._callset.id, *one) or b""
             self._beacons[one] = Beacon.verify(data, self._callset.known_secret(), self._callset.id, *one)
         except (IntegrityError, DecodeError) as error:
+            self._forged[one] = modified
             logger.debug("ignoring the beacon of attempt %d of call %s: %s", one[1], one[0], error)

@@ -39,7 +39,7 @@ from pywren.client.callset import Callset
 from pywren.client.driver.driver import Attempt, Driver, Ready
 from pywren.client.driver.retrying import Over
 from pywren.client.ends import End, Ends, with_attempts
-from pywren.client.failure_records import FailureRecords, Noted
+from pywren.client.failure_records import Death, FailureRecords, Noted
 from pywren.client.invoking import Invocations
 from pywren.client.lease import Lease, held
 from pywren.client.looking import FETCH_THREADS, InFlight, Looker
@@ -73,6 +73,11 @@ LOST_GRACE = 60.0
 """Seconds that a status may take to arrive before its call is declared lost."""
 
 _RETRY_POLL = 0.25  # seconds: calls to be invoked again become due one after the other, and a poll costs a request
+
+_SHUT_OUT = (
+    "the call is lost: for longer than any call may wait and run, the service was too busy to accept an invocation. "
+    "Check the reserved concurrency of the function and of other functions in the account, and run the call again"
+)
 
 
 class StagedCallset:
@@ -611,11 +616,14 @@ class StagedCallset:
                 last = deaths[max(deaths)]
                 self._give_up(call_id, Failure.of(last.error), "")
                 continue
-            for number, death in sorted(deaths.items()):
-                step = driver.failed(call_id, number, death.cause, death.error)
-                if isinstance(step, Over):
-                    self._give_up(call_id, Failure.of(death.error), step.message)
+            self._note_deaths(driver, call_id, deaths)
         self._give_up_lost(driver)
+
+    def _note_deaths(self, driver: Driver, call_id: str, deaths: Mapping[int, Death]) -> None:
+        for number, death in sorted(deaths.items()):
+            step = driver.failed(call_id, number, death.cause, death.error)
+            if isinstance(step, Over):
+                self._give_up(call_id, Failure.of(death.error), step.message)
 
     def _give_up_lost(self, driver: Driver) -> None:
         """Remember the calls of which no attempt can bring an outcome any more."""
@@ -626,10 +634,12 @@ class StagedCallset:
             text = f"the call is lost: its worker has vanished ({cause.value})"
             self._give_up(call_id, Failure(CallLostError.__name__, text), message)
         lost_after = self.callset.lost_after(LOST_GRACE)
-        # Before that no attempt can be overdue, and the driver need not look at each of 100,000 calls.
-        overdue = driver.overdue(self._clock(), LOST_GRACE) if lost_after and self._clock() > lost_after else ()
-        for call_id, _, _, message in overdue:
+        if lost_after is None or self._clock() <= lost_after:
+            return  # no attempt can be overdue yet, and the driver need not look at each of 100,000 calls
+        for call_id, _, _, message in driver.overdue(self._clock(), LOST_GRACE):
             self._give_up(call_id, Failure(CallLostError.__name__, self._overdue_text()), message)
+        for call_id in driver.shut_out(LOST_GRACE):
+            self._give_up(call_id, Failure(CallLostError.__name__, _SHUT_OUT), "")
 
     def _note_failure(self, driver: Driver, call_id: str, number: int, status: Status) -> None:
         """Report a failed attempt. If the call is not repeated, what the worker said becomes its status."""

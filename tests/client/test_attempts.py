@@ -454,6 +454,19 @@ class TestSuspicion:
         client.look(3)
         assert not client.items[0].running()
 
+    def test_a_forged_beacon_is_read_once(self, monkeypatch):
+        """It is read again when something has written it again, which may be the worker."""
+        client = Client()
+        client.beacon(1, key=b"k" * 32)
+        read = Mock(wraps=client.storage.read_beacon)
+        monkeypatch.setattr(client.storage, "read_beacon", read)
+        for _ in range(3):
+            client.look(3)
+        assert read.call_count == 1
+        client.beacon(1)
+        client.look(3)
+        assert client.items[0].running()
+
     def test_an_old_beacon(self):
         """A client that begins to look when the worker is long dead does not think that it runs."""
         client = Client()
@@ -503,6 +516,20 @@ class TestInvokingAgain:
         for _ in range(10):
             client.look(30)
         assert client.invoked()[1] == ("00000", 2)
+
+    def test_busy_for_ever(self):
+        """In the end the call is given up, as one is whose attempt brings no status."""
+        client = Client(event_age=100)
+        client.invocations.wake = lambda: None  # every invocation is refused as too busy
+        client.reports(1)
+        end = client.now + 100 + 10 + staged_calls.LOST_GRACE
+        while client.now + 10 < end:
+            client.look(5)
+        assert not client.items[0].done()
+        while client.now < end + 10:
+            client.look(5)
+        assert isinstance(client.items[0].exception(0), CallLostError)
+        assert "too busy" in str(client.items[0].exception(0))
 
     def test_expired_credentials(self, monkeypatch, caplog):
         """The call waits until there are new credentials; one line says so."""

@@ -129,6 +129,7 @@ class Driver:
         self._jitter = jitter
         self._first_attempt = first_attempt
         self._join(service or Service(clock))
+        self._last_accepted = self._now()
         with self._lock:
             self._record = CallsetRecord(call_ids, self._service)
 
@@ -212,7 +213,8 @@ class Driver:
         with self._lock:
             self._service.pace.accepted(self._clock())
             call, attempt = self._find(call_id, number)
-            attempt.sent, attempt.sent_at, attempt.request_id = self._now(), sent_at, request_id
+            self._last_accepted = self._now()
+            attempt.sent, attempt.sent_at, attempt.request_id = self._last_accepted, sent_at, request_id
             # Its outcome may have been found before the service's answer arrived here, and the next attempt may be on
             # its way already.
             if call.phase is Phase.SENDING and attempt is call.current:
@@ -421,6 +423,22 @@ class Driver:
                 if call.phase in (Phase.SENT, Phase.RUNNING) and last is not None and now > last.sent_at + longest:
                     found.append(Ended(call.call_id, last.number, last.cause or Cause.DROPPED, ""))
             return found
+
+    def shut_out(self, grace: float) -> list[str]:
+        """Return the calls in the queue if the service accepts nothing any more.
+
+        It has accepted nothing for longer than an attempt can live, so the calls do not wait for others to end.
+
+        Args:
+            grace: seconds that a status may take to arrive.
+        """
+        if self.policy.event_age is None:
+            return []
+        longest = self.policy.event_age + self.policy.job_max_runtime + grace
+        with self._lock:
+            if self._now() - self._last_accepted <= longest:
+                return []
+            return [one.call_id for one in self._record.calls.values() if one.phase is Phase.HELD]
 
     # -- for readers ---------------------------------------------------------------------------------------------
 

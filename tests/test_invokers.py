@@ -349,6 +349,23 @@ def test_the_local_invoker_runs_staged_calls_in_the_shared_pool(squares):
     invoker.close()
 
 
+def test_a_local_invoker_that_can_start_no_thread(squares, monkeypatch):
+    """At the end of a program on Python 3.12, for example, the thread that invokes runs the calls."""
+    invoker = LocalInvoker()
+    start = threading.Thread.start
+
+    def refuse(thread):
+        if thread.name in ("pywren-local-call", "pywren-status-watch"):
+            raise RuntimeError("can't create new thread at interpreter shutdown")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    for index in range(3):
+        invoker.invoke(squares.payload(index, index))
+    assert squares.results() == {0: 0, 1: 1, 2: 4}
+    invoker.close()
+
+
 def test_a_broken_payload_does_not_stop_the_local_invoker(squares, caplog):
     """The error is logged, as on Lambda, and the next call runs."""
     invoker = LocalInvoker()

@@ -2,8 +2,8 @@
 
 The program's thread that calls ``map`` is one of these threads until all calls are accepted, or held back on purpose.
 Later, when calls are to be invoked again or there is room for calls that were held back, the thread that polls calls
-``wake``, and a daemon thread ``pywren-invoke`` does the rest. Helper threads do nothing but invoke; they end when the
-driver has nothing for them.
+``wake``, and a daemon thread ``pywren-invoke`` does the rest; if it cannot be started, the polling thread does. Helper
+threads do nothing but invoke; they end when the driver has nothing for them.
 
 ``_lock`` guards ``_busy``: at most one crew works at a time. A thread holds it only to test and set the flag. Between
 two invocations threads wait on ``driver.changed``, whose lock is the driver's.
@@ -114,8 +114,10 @@ class Invocations:
             self._busy = True
         try:
             threading.Thread(target=self._run_behind, name="pywren-invoke", daemon=True).start()
-        except RuntimeError:  # too many threads; the next poll tries again
-            self._rest()
+        except RuntimeError:
+            # There are too many threads, or the program is ending: Python 3.12 starts no threads then, and the end
+            # waits for these calls. The thread that polls invokes them; this crew never sleeps for long.
+            self._run_behind()
 
     @property
     def run_here(self) -> bool:

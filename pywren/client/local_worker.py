@@ -33,6 +33,8 @@ Payload = Mapping[str, Any]
 class LocalWorker:
     """Runs payloads in a container, on threads that live only while there are payloads.
 
+    If no thread can be started, the thread that submits runs them.
+
     The threads are daemon threads, but the program waits for them at its end, as for all calls of this machine
     (``system.shutdown``).
 
@@ -66,11 +68,19 @@ class LocalWorker:
             # payload.
             if self._running >= self._limit:
                 return
-            # start() comes before the increment: if there are too many threads it raises, and the number must not count
-            # this one. The new thread cannot decrement first, because it needs the lock that this thread holds. After
-            # such an error the payload stays queued for the running threads.
-            threading.Thread(target=self._work, name="pywren-local-call", daemon=True).start()
+            try:
+                threading.Thread(target=self._work, name="pywren-local-call", daemon=True).start()
+            except RuntimeError:
+                # There are too many threads, or the program is ending: Python 3.12 starts no threads then.
+                if self._running:
+                    return  # one of the running threads takes the payload
+                here = True
+            else:
+                here = False
+            # After start(). The new thread cannot decrement first, because it needs the lock that this thread holds.
             self._running += 1
+        if here:
+            self._work()
 
     def withdraw(self, callset_id: str) -> list[str]:
         """Take back the calls of a callset that no thread has taken, and return their ids."""
@@ -113,7 +123,16 @@ class LocalWorker:
 
     def _work(self) -> None:
         with shutdown.accepted_work():
-            self._work_on()
+            try:
+                self._work_on()
+            except BaseException:  # Ctrl-C, if this is the thread that submits
+                self._end_thread()
+                raise
+
+    def _end_thread(self) -> None:
+        with self._lock:
+            self._running -= 1
+            self._changed.notify_all()
 
     def _work_on(self) -> None:
         while True:

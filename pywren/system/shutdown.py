@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from pywren.exceptions import ShutdownError
@@ -145,31 +145,41 @@ def is_process_of_multiprocessing() -> bool:
 def finish() -> None:
     """Refuse new calls, and wait until no call is held back. Ctrl-C ends the wait."""
     begin()
-    # A copy: a holder may be destroyed meanwhile.
-    holders = [holder for holder in list(_holders) if holder.held_back() is not None]
     try:
         if not is_interrupted():
-            _wait_for(holders)
+            _wait()
     except KeyboardInterrupt:
         interrupt()  # what waits for the calls on this machine must not need another Ctrl-C
-    for held in _said_of(holders):
+    for held in _said() if is_interrupted() else ():
         logger.warning("the program was interrupted, and does not wait any more: %s", held)
     _holders.clear()  # ``finish`` may be called again, and has said everything
 
 
-def _wait_for(holders: list[HoldsBack]) -> None:
+def _wait() -> None:
     until = time.monotonic() + WARNING_SECONDS
-    # One after the other: all must be over before the program may end.
-    if all(holder.wait_until_invoked(max(0.0, until - time.monotonic())) for holder in holders):
+    if _wait_until(lambda: max(0.0, until - time.monotonic())):
         return
-    for held in _said_of(holders):
+    for held in _said():
         logger.warning("the program is ending, but %s: waiting for that; press Ctrl-C to stop", held)
-    for holder in holders:
-        holder.wait_until_invoked(None)
+    _wait_until(lambda: None)
 
 
-def _said_of(holders: list[HoldsBack]) -> list[str]:
-    return [held for holder in holders if (held := holder.held_back()) is not None]
+def _wait_until(left: Callable[[], float | None]) -> bool:
+    # A callset may pass its calls to a worker of this machine, which holds them back in turn, and which this loop may
+    # have asked already. So all must say twice in a row that nothing is held back.
+    quiet = 0
+    while quiet < 2:
+        # A copy: a holder may be destroyed meanwhile.
+        held = [holder for holder in list(_holders) if holder.held_back() is not None]
+        quiet = 0 if held else quiet + 1
+        # One after the other: all must be over before the program may end.
+        if not all(holder.wait_until_invoked(left()) for holder in held):
+            return False
+    return True
+
+
+def _said() -> list[str]:
+    return [held for holder in list(_holders) if (held := holder.held_back()) is not None]
 
 
 # Python ends a program in this order: threading's own hooks, a join of all non-daemon threads, atexit functions in

@@ -7,6 +7,7 @@ sets at most once, and an event, which the call's thread sets at the end.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -92,7 +93,10 @@ class CallWatch:
         self._thread = threading.Thread(target=self._look, name="pywren-status-watch", daemon=True)
 
     def __enter__(self) -> CallWatch:
-        self._thread.start()
+        # There are too many threads, or the program is ending: Python 3.12 starts no threads then, but local calls are
+        # waited for. Such a call runs, and cannot be stopped.
+        with contextlib.suppress(RuntimeError):
+            self._thread.start()
         return self
 
     def __exit__(
@@ -101,7 +105,8 @@ class CallWatch:
         # In this order: the thread wakes at once unless a request is on its way; then the join takes as long as that
         # request.
         self._over.set()
-        self._thread.join()  # a check in progress may still set ``stopped``, which the caller reads after this
+        if self._thread.ident is not None:
+            self._thread.join()  # a check in progress may still set ``stopped``, which the caller reads after this
 
     def _look(self) -> None:
         pause, interval = self._pauses

@@ -92,10 +92,25 @@ def test_a_cap_holds_calls_back():
     """``max_concurrency`` lets only so many go; the rest waits in the driver, and ``run`` returns."""
     driver, invocations, service, _ = make(lambda _: None, max_concurrency=10)
     invocations.run()
-    assert (len(service.taken), driver.counts().held) == (10, 90)
+    assert (len(service.taken), driver.never_invoked()) == (10, 90)
     driver.ended("00000", 1, None, "", failed=False)
     invocations.wake()
     deadline = time.monotonic() + 20
     while len(service.taken) < 11 and time.monotonic() < deadline:
         driver.wait(0.05)
     assert len(service.taken) == 11
+
+
+def test_a_process_that_can_start_no_thread(monkeypatch):
+    """At the end of a program on Python 3.12, for example, the thread that polls invokes the calls."""
+    driver, invocations, service, _ = make(lambda _: None, count=20, max_concurrency=10)
+    invocations.run()
+    for index in range(10):
+        driver.ended(f"{index:05d}", 1, None, "", failed=False)
+
+    def start(thread):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    invocations.wake()
+    assert (len(service.taken), driver.never_invoked()) == (20, 0)

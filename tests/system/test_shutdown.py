@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,9 +32,9 @@ _FAKE = """
         def invoke_later(self):
             # On a daemon thread, as the driver does; it invokes when the test says so.
             def work():
-                sys.stdin.readline()
-                print("invoked", flush=True)
-                self.invoked.set()
+                if sys.stdin.readline():  # empty: the test has closed the pipe, and never says so
+                    print("invoked", flush=True)
+                    self.invoked.set()
             threading.Thread(target=work, daemon=True).start()
 
     holder = Holder()
@@ -40,9 +42,10 @@ _FAKE = """
 """
 
 
-def program(script: str) -> subprocess.Popen[str]:
-    """Start a program that has a fake which holds 7 calls back."""
-    return subprocess.Popen(
+@contextlib.contextmanager
+def program(script: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a program that has a fake which holds 7 calls back, and kill it at the end."""
+    client = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(_FAKE) + textwrap.dedent(script)],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         stdin=subprocess.PIPE,
@@ -50,6 +53,11 @@ def program(script: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+    with client:
+        try:
+            yield client
+        finally:
+            client.kill()  # a program that hangs must not make the test hang
 
 
 def test_the_end_waits_for_calls_that_are_held_back() -> None:
@@ -135,18 +143,40 @@ def test_calls_are_refused_while_held_ones_are_waited_for() -> None:
     assert err == ""
 
 
-def test_a_thread_may_be_started_while_held_calls_are_waited_for() -> None:
-    """The driver's threads work until the wait is over, and may start others."""
+def test_threads_that_run_go_on_while_held_calls_are_waited_for() -> None:
+    """The driver's threads work until the wait is over, also where Python starts no others any more (3.12)."""
     with program("""
         def late():
             while not shutdown._has_begun:
                 time.sleep(0.01)
-            helper = threading.Thread(target=holder.invoked.set)
-            helper.start()
-            helper.join()
+            time.sleep(0.1)
+            holder.invoked.set()
         threading.Thread(target=late, daemon=True).start()
     """) as client:
         assert client.communicate(timeout=WAIT) == ("", "")
+
+
+@pytest.mark.parametrize("order", ["first, second", "second, first"])
+def test_calls_that_pass_from_one_holder_to_another(order: str) -> None:
+    """A callset's calls may go to a worker of this machine, which is then waited for whichever was asked first."""
+    with program(f"""
+        holder.invoked.set()
+        first, second = Holder(), Holder()
+        second.invoked.set()
+        shutdown._holders = [{order}]
+
+        def late():
+            while not shutdown._has_begun:
+                time.sleep(0.01)
+            time.sleep(0.1)
+            second.invoked.clear()
+            first.invoked.set()
+            time.sleep(0.1)
+            print("invoked", flush=True)
+            second.invoked.set()
+        threading.Thread(target=late, daemon=True).start()
+    """) as client:
+        assert client.communicate(timeout=WAIT) == ("invoked\n", "")
 
 
 def test_a_process_of_multiprocessing_waits_too() -> None:

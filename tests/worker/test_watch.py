@@ -65,6 +65,18 @@ def test_a_quick_call_sends_nothing() -> None:
     assert time.monotonic() - began < WAIT
 
 
+def test_a_process_that_can_start_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the end of a program on Python 3.12, for example, a call runs unwatched."""
+
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with CallWatch(lambda: True, None, 0.0, WAIT) as watch:
+        pass
+    assert not watch.stopped.is_set()
+
+
 def test_a_call_that_was_ended_elsewhere_is_stopped_without_a_beacon() -> None:
     """The look comes first. A status makes the beacon useless."""
     written = Written()

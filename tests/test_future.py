@@ -12,6 +12,7 @@ import traceback
 
 import pytest
 
+import pywren
 from pywren.client import call_state, waiting
 from pywren.client.callset import Callset
 from pywren.client.verdict import Verdict
@@ -444,3 +445,14 @@ def test_call_errors_say_which_call():
     """The errors of calls contain their ids."""
     error = CallLostError("gone", call_id="00001", callset_id="a-callset")
     assert (error.call_id, error.callset_id) == ("00001", "a-callset")
+
+
+@pytest.mark.parametrize("make", [pywren.local_executor, pywren.dummy_executor])
+def test_a_pickled_future_has_no_value_of_extra_env(make):
+    """Row 386: these variables may hold secrets, and a pickled future may go anywhere."""
+    executor = make()
+    future = executor.call_async(abs, -1, extra_env={"TOKEN": "a-secret-token"})
+    assert future._invoke_metadata["extra_env"] == {"TOKEN": "a-secret-token"}
+    assert b"a-secret-token" not in pickle.dumps(future)
+    future.cancel()
+    executor.close()

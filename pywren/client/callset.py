@@ -66,7 +66,8 @@ class Callset:
     def __getstate__(self) -> dict[str, Any]:
         # Pickle the secret too, because another user cannot derive it. Leave out what only this process has.
         here: dict[str, Any] = {"condition": None, "deletion": None, "origin": None, "overwrite": {}}
-        return {**self.__dict__, "secret": self.known_secret(), **here}
+        facts = {name: value for name, value in self.facts.items() if name != "extra_env"}  # it may hold secrets
+        return {**self.__dict__, "secret": self.known_secret(), "facts": facts, **here}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         # A new condition is right even for a copy in the same process: the unpickled futures have their own states.

@@ -332,7 +332,9 @@ class StagedCallset:
         client = client_file(self.storage, self.callset)
         # Only a process that runs calls itself has announced itself there.
         shown = None if client is None or not client.exists() else str(client)
-        return self.callset, self.storage, shown, self._record(target.call_id)
+        record = self._record(target.call_id)
+        record.pop("extra_env", None)  # it may hold secrets, and a pickled future may go anywhere
+        return self.callset, self.storage, shown, record
 
     def _record(self, call_id: str) -> dict[str, Any]:
         """Return what is known of one call: its payload without secrets and argument, and the client's actions."""

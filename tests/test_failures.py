@@ -647,7 +647,7 @@ def test_ctrl_c_while_waiting(ready, presence, caplog):
 
 
 def test_ctrl_c_during_map(dummy, monkeypatch, caplog):
-    """Row 71: Ctrl-C during map says how many calls were invoked."""
+    """Row 71: Ctrl-C during map says how many calls were invoked; the service may have taken the interrupted one."""
 
     def invoke(payload):
         if payload["call_id"] == "00002":
@@ -656,4 +656,4 @@ def test_ctrl_c_during_map(dummy, monkeypatch, caplog):
     monkeypatch.setattr(dummy.executor.invoker, "invoke", invoke)
     with pytest.raises(KeyboardInterrupt):
         dummy.executor.map(hostile.echo, range(5), invoke_pool_threads=1)
-    assert "2 of 5 calls were invoked" in caplog.text
+    assert "2 of 5 calls were invoked before map() was stopped, and 1 more may have been; they" in caplog.text

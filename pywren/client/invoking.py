@@ -48,6 +48,9 @@ class Invocations:
         callset_id: the callset, for log lines.
         threads: the most invocations in parallel.
         clock: returns monotonic seconds.
+
+    Attributes:
+        uncertain: how many invocations Ctrl-C has interrupted. They count as accepted, as the service may have them.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Invocations:
         self._lock = threading.Lock()
         self._busy = False
         self._said_held = ""
+        self.uncertain = 0  # no lock: Ctrl-C interrupts one thread only, the program's own
         driver.waker = weakref.WeakMethod(self._wake)
 
     def run(self) -> None:
@@ -167,6 +171,7 @@ class Invocations:
                 return  # an earlier attempt may still bring the outcome
             raise
         except BaseException:  # Ctrl-C: the service may have accepted the call
+            self.uncertain += 1
             self._driver.accepted(*ready, "", self._now())
             raise
         self._note(ready, started, self._clock() - began)

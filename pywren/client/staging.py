@@ -266,9 +266,11 @@ class StagedDispatcher:
             driver.drop_held()
             invoked, total = driver.count_accepted(), driver.counts().total
             if invoked:
+                uncertain = invocations.uncertain
                 logger.warning(
-                    "callset %s: %d of %d calls were invoked before map() was stopped; they keep running%s",
-                    callset.id, invoked, total, _how_to_stop(callset, error),
+                    "callset %s: %d of %d calls were invoked before map() was stopped%s; they keep running%s",
+                    callset.id, invoked - uncertain, total,
+                    f", and {uncertain} more may have been" if uncertain else "", _how_to_stop(callset, error),
                 )  # fmt: skip
             raise
 

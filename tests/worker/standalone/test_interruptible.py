@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from pywren.wire.cause import Cause
 from pywren.wire.failure import Failure
 from pywren.worker.standalone import interruptible
 from pywren.worker.standalone.interruptible import InterruptibleRunner
@@ -51,5 +52,6 @@ def test_an_interrupted_runner_begins_nothing():
     """A call that arrives while the worker stops is returned without running."""
     runner, stopped = InterruptibleRunner(FakeRunner(AssertionError("it ran"))), Stop()
     runner.interrupt()
-    assert runner.run(None, stopped=stopped).failure == Failure("CallCancelledError", "the call was cancelled")
+    failure = runner.run(None, stopped=stopped).failure
+    assert failure == Failure("CallCancelledError", "the call was cancelled", cause=Cause.CANCELLED)
     assert stopped.is_set()

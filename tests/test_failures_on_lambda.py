@@ -14,6 +14,7 @@ from executors import WAIT, Presence, version_module
 import pywren
 from pywren.aws.requests import AWS
 from pywren.client import failure_records
+from pywren.client.driver import retrying
 from pywren.exceptions import CallLostError, CallTimeoutError, VersionMismatchError, WorkerCrashedError
 from pywren.testing.emulator import Counters, Emulator, Fault, Faults
 from pywren.testing.emulator._container import can_isolate
@@ -120,8 +121,9 @@ def test_a_container_that_is_killed(emulator: Emulator, aws: AWS, presence: Pres
 
 
 @pytest.mark.usefixtures("records_at_once")
-def test_containers_that_are_all_killed(emulator: Emulator) -> None:
+def test_containers_that_are_all_killed(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     """Row 82: a call whose workers are killed every time ends after seven attempts, and its error names them."""
+    monkeypatch.setattr(retrying, "SHORTEST_DELAY", 0.01)
     config = emulator.deploy()
     with pywren.lambda_executor(config=config) as executor:
         emulator.set_faults(Faults(kill_container=Fault(), kill_at="start"))

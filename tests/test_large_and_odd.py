@@ -24,7 +24,6 @@ import hostile
 import psutil
 import pytest
 import yaml
-from chaos.trial import needs_driver
 from child_processes import wait_until
 from executors import WAIT
 
@@ -517,7 +516,6 @@ def test_s3_that_is_gone_while_results_are_awaited(
     assert future.result(WAIT) == 7
 
 
-@needs_driver
 @pytest.mark.slow
 @pytest.mark.emulator
 def test_s3_that_is_gone_for_the_workers_for_longer_than_they_wait(emulator: Emulator, executor: Any) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from .scenarios import EVERYTHING, on_lambda
-from .trial import needs_driver
 
 emulator_module = pytest.importorskip("pywren.testing.emulator")
 
@@ -20,7 +19,6 @@ PATIENCE = 60.0
 """Seconds until a map counts as hanging: a dropped call takes 10 s and more, a killed one 5 s and more."""
 
 
-@needs_driver
 @pytest.mark.slow
 def test_everything_at_once(emulator: emulator_module.Emulator) -> None:
     """A hundred calls return their values while containers die, events vanish and repeat, and S3 fails."""

@@ -10,14 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import pytest
-
 from pywren.future import ResponseFuture
-
-needs_driver = pytest.mark.xfail(
-    not hasattr(ResponseFuture, "attempts"), reason="calls are invoked only once", strict=False
-)
-"""Marks tests of what needs a second attempt of a call."""
 
 HANGS = "still pending"
 _CALLBACK_SECONDS = 5.0  # a future is done a moment before its callbacks are called

@@ -15,6 +15,7 @@ from child_processes import WAIT, run_script
 
 import pywren
 from pywren.client.callset import Callset, Submission
+from pywren.client.driver import retrying
 from pywren.client.driver.driver import Driver
 from pywren.client.driver.policy import Policy
 from pywren.client.local_attempts import LocalAttempts
@@ -72,8 +73,9 @@ def test_a_killed_call_returns_its_value(executor: Executor, tmp_path: Path) -> 
     assert [one["cause"] for one in status["attempts"]] == ["killed", None]
 
 
-def test_a_call_that_kills_every_worker(executor: Executor, tmp_path: Path) -> None:
+def test_a_call_that_kills_every_worker(executor: Executor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After six more attempts the error names all of them."""
+    monkeypatch.setattr(retrying, "SHORTEST_DELAY", 0.01)
     future = executor.call_async(lambda path: dies_until(path, 99), str(tmp_path / "x"))
     with pytest.raises(WorkerCrashedError, match=r"(?s)SIGKILL.*attempt 1: killed.*attempt 7: killed") as caught:
         future.result(timeout=2 * WAIT)

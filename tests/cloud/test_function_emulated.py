@@ -18,6 +18,7 @@ from pywren.cloud.function import format_of
 from pywren.exceptions import CallError, VersionMismatchError
 from pywren.wire.call import FORMAT
 from pywren.worker import bundle
+from pywren.worker.watch import FIRST_LOOK
 
 emulator_module = pytest.importorskip("pywren.testing.emulator")
 
@@ -223,9 +224,11 @@ def test_small_calls_cost_one_put_each(emulator, deployed, executors):
     difference = emulator.counters() - before
     requests = worker_requests(difference, deployed)
     assert difference.executions[name].invocations == 40
-    assert requests.pop("PutObject") == 40
-    containers = {each.container for each in emulator.executions(name)[-40:]}
-    assert requests.pop("GetObject") <= len(containers)
+    executions = emulator.executions(name)[-40:]
+    # On a busy machine a call may run for longer than 2 s: then its worker looks for a status, and writes a beacon.
+    looks = sum(int(each.duration_ms / 1000.0 / FIRST_LOOK) for each in executions)
+    assert 40 <= requests.pop("PutObject") <= 40 + looks
+    assert requests.pop("GetObject") <= len({each.container for each in executions}) + looks
     assert requests == {}
 
 

@@ -11,8 +11,10 @@ from unittest.mock import Mock
 import botocore.session
 import pytest
 from botocore.stub import Stubber
+from child_processes import run_script
 
 import pywren
+import pywren.testing
 from pywren.aws.requests import AWS
 from pywren.exceptions import ArgumentError, DecodeError, InvocationError, InvocationThrottledError
 from pywren.invokers import DummyInvoker, LambdaInvoker, LocalInvoker
@@ -364,6 +366,39 @@ def test_a_local_invoker_that_can_start_no_thread(squares, monkeypatch):
         invoker.invoke(squares.payload(index, index))
     assert squares.results() == {0: 0, 1: 1, 2: 4}
     invoker.close()
+
+
+@pytest.mark.moto
+@pytest.mark.parametrize("scheduler", [{}, {"max_concurrency": 2}], ids=["all at once", "two at once"])
+def test_the_end_of_a_program_waits_for_staged_calls(tmp_path, scheduler):
+    """Those that the driver holds back included, also where no thread can be started at the end (Python 3.12)."""
+    from moto.server import ThreadedMotoServer
+
+    with pywren.testing.mock_aws() as config:
+        settings = {**config, "scheduler": {**config.get("scheduler", {}), **scheduler}}
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    script = """
+        import json, os, sys, pywren
+        out, settings, url = sys.argv[1:]
+        os.environ.update(AWS_ENDPOINT_URL_S3=url, AWS_ACCESS_KEY_ID="key", AWS_SECRET_ACCESS_KEY="secret")
+        import boto3
+        settings = json.loads(settings)
+        region = settings["account"]["aws_region"]
+        boto3.client("s3", region).create_bucket(
+            Bucket=settings["s3"]["bucket"], CreateBucketConfiguration={"LocationConstraint": region}
+        )
+        def call(number):
+            with open(os.path.join(out, str(number)), "w"):
+                pass
+        pywren.local_executor(config=settings).map(call, range(6))
+    """
+    try:
+        run_script(script, str(tmp_path), json.dumps(settings), f"http://{host}:{port}")
+    finally:
+        server.stop()
+    assert sorted(os.listdir(tmp_path)) == list("012345")
 
 
 def test_a_broken_payload_does_not_stop_the_local_invoker(squares, caplog):

@@ -8,8 +8,8 @@ one of them waits for the calls that run on this machine (``worker.parent.lifeti
 
 A program that ends because of Ctrl-C waits for nothing (``is_interrupted``).
 
-``_has_begun`` and ``_interrupted`` need no lock: each is one reference. A forked child starts with False and without
-anything that is held back.
+``_has_begun`` and ``_interrupted`` need no lock: each is one reference. ``_holding`` guards what is waited for; it is
+innermost. A forked child starts with False and without anything that is held back.
 """
 
 from __future__ import annotations
@@ -52,6 +52,9 @@ _interrupted = False
 _this_thread = threading.local()
 _ends_with_multiprocessing = False
 _holders: weakref.WeakSet[HoldsBack] = weakref.WeakSet()
+# Guards ``_holders`` for the copy that the end of the program makes while other threads still add to it. Reentrant,
+# because adding may run the garbage collector, and that any destructor.
+_holding = threading.RLock()
 
 
 def begin() -> None:
@@ -121,7 +124,8 @@ def wait_for(holder: HoldsBack) -> None:
         holder: kept weakly. The thread that is to invoke the calls holds it.
     """
     global _ends_with_multiprocessing
-    _holders.add(holder)
+    with _holding:
+        _holders.add(holder)
     if not _ends_with_multiprocessing and is_process_of_multiprocessing():
         from multiprocessing.util import Finalize
 
@@ -169,8 +173,7 @@ def _wait_until(left: Callable[[], float | None]) -> bool:
     # have asked already. So all must say twice in a row that nothing is held back.
     quiet = 0
     while quiet < 2:
-        # A copy: a holder may be destroyed meanwhile.
-        held = [holder for holder in list(_holders) if holder.held_back() is not None]
+        held = [holder for holder in _all_holders() if holder.held_back() is not None]
         quiet = 0 if held else quiet + 1
         # One after the other: all must be over before the program may end.
         if not all(holder.wait_until_invoked(left()) for holder in held):
@@ -179,7 +182,12 @@ def _wait_until(left: Callable[[], float | None]) -> bool:
 
 
 def _said() -> list[str]:
-    return [held for holder in list(_holders) if (held := holder.held_back()) is not None]
+    return [held for holder in _all_holders() if (held := holder.held_back()) is not None]
+
+
+def _all_holders() -> list[HoldsBack]:
+    with _holding:
+        return list(_holders)
 
 
 # Python ends a program in this order: threading's own hooks, a join of all non-daemon threads, atexit functions in
@@ -192,7 +200,8 @@ def _finish_first() -> None:
 
 
 def _forget() -> None:
-    global _has_begun, _interrupted, _ends_with_multiprocessing
+    global _has_begun, _interrupted, _ends_with_multiprocessing, _holding
+    _holding = threading.RLock()  # a thread of the parent may have held the old one
     # multiprocessing clears its finalizers in a process that it forks
     _has_begun = _interrupted = _ends_with_multiprocessing = False
     _holders.clear()  # the threads that would invoke the calls exist only in the parent

@@ -83,6 +83,7 @@ class Executor:
         self.retries = wrenconfig.setting(config, "scheduler.retries")
         self.retry_on = ()
         self._max_concurrency: int | None = wrenconfig.setting(config, "scheduler.max_concurrency")
+        self._concurrency: int | None = wrenconfig.setting(config, "lambda.concurrency")
         self.serializer = _make_serializer(self._calls_to, self.runtime_meta_info)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -566,6 +567,7 @@ class Executor:
             retry_on=self._retry_on if retry_on is None else arguments.checked_errors(retry_on),
             backup=bool(backup),
             max_concurrency=self._max_concurrency,
+            concurrency=self._concurrency,
         )
 
     def _stage_calls(self) -> StagedDispatcher:

@@ -264,6 +264,7 @@ KEYS: Mapping[str, Key] = {
     "lambda.ephemeral_storage": Key((int,), 512, 512, 10240),
     "lambda.layers": Key((list,), (), hint="a list of up to 5 ARNs of layers with their versions", fits=_are_layers),
     "lambda.event_age": Key((int,), 21600, 60, 21600),
+    "lambda.concurrency": Key((int,), None, 1),
     "s3.bucket": Key(hint="the name of your bucket", fits=_is_bucket),
     "s3.pywren_prefix": Key(default=AWS_S3_PREFIX_DEFAULT),
     "s3.expiry_days": Key((int,), 7, 1, 3650),

@@ -36,8 +36,9 @@ def room(service: Service, policy: Policy, now: float) -> Room:
 
     All callsets of the service share the room. ``policy.max_concurrency`` caps what is in flight. If the service
     forgets calls that wait too long (``policy.event_age``), no more calls are queued there than will have started when
-    half of that time is over, at the concurrency and the durations seen so far; before any are seen, at 1,000 (the
-    concurrency of an account unless it was changed; AWS Lambda quotas, 2026) and ``policy.job_max_runtime``.
+    half of that time is over, at the concurrency and the durations seen so far; before any are seen, at
+    ``policy.concurrency``, or at 1,000 if that is unknown (the concurrency of an account unless it was changed; AWS
+    Lambda quotas, 2026), and ``policy.job_max_runtime``.
     """
     queued = service.in_phase[Phase.SENDING] + service.in_phase[Phase.SENT]
     least = Room(_UNLIMITED)
@@ -64,7 +65,7 @@ def _starts_per_second(service: Service, policy: Policy, now: float) -> float:
     known = (service.first_accepted, service.peak_rose, service.kept_up)
     risen = max((one for one in known if not math.isnan(one)), default=now)
     if ended + service.peak == 0 or now - risen < SETTLING:
-        return max(service.peak, USUAL_CONCURRENCY) / duration
+        return max(service.peak, policy.concurrency or USUAL_CONCURRENCY) / duration
     # Short calls are not seen while they run. How many of them end in a second is seen.
     return max(service.peak / duration, ended / max(1.0, now - service.first_accepted))
 

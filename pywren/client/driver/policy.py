@@ -18,6 +18,7 @@ class Policy(NamedTuple):
         retry_on: classes of exceptions, of the user's functions or of pywren, after which a call is tried again.
         backup: whether stragglers get a second attempt.
         max_concurrency: the most attempts in flight; ``None`` for no limit.
+        concurrency: how many calls the service runs at once, as far as the user knows; ``None`` if that is unknown.
         event_age: seconds that the service keeps an attempt that it cannot start; ``None`` if it keeps it for ever.
         job_max_runtime: seconds that an attempt may run.
         may_lose_calls: whether the service may lose an accepted attempt without a trace, as Lambda's queue may.
@@ -27,6 +28,7 @@ class Policy(NamedTuple):
     retry_on: tuple[type[BaseException], ...] = ()
     backup: bool = False
     max_concurrency: int | None = None
+    concurrency: int | None = None
     event_age: float | None = None
     job_max_runtime: float = 0.0
     may_lose_calls: bool = False

@@ -131,3 +131,14 @@ def test_it_costs_the_same_for_a_hundred_thousand_calls() -> None:
         room(record, LAMBDA, 1.0)
         record.first_held()
     assert time.process_time() - began < 0.5
+
+
+def test_a_known_concurrency_limits_what_is_queued_from_the_start() -> None:
+    """Row 334: an account that runs ten calls of 280 s at once starts 385 of them in three hours."""
+    small = Policy(event_age=SIX_HOURS, job_max_runtime=280.0, concurrency=10)
+    record = callset(1000)
+    assert room(record, small, 0.0) == Room(385)
+    accept(record, 385)
+    held = room(record, small, 0.0)
+    assert (held.calls, held.reason[:44]) == (0, "the service starts about 129 calls an hour, ")
+    assert room(record, small._replace(concurrency=None), 0.0).calls > 1000

@@ -54,7 +54,8 @@ def resume(filename: str | None, name: str, variables: tuple[str, ...], no_wait:
     """Run the calls of the job NAME again that failed or have not ended, and wait for them."""
     config = _config(filename)
     futures = named.resume(name, extra_env=dict(map(_variable, variables)) or None, config=config)
-    again = [future for future in futures if not future.done()]
+    # Not "is not done": a call that was started again may have ended already.
+    again = [future for future in futures if future.attempts]
     click.echo(f"{name}: {_calls(len(again))} of {len(futures):,} started again" if again else f"{name}: all done")
     if again and not no_wait:
         _report(name, futures)

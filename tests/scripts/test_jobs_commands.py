@@ -9,6 +9,7 @@ import re
 import pytest
 
 import pywren as package
+from pywren import jobs
 from pywren.scripts.jobs import _age
 
 NOTHING = 'no jobs: pwex.map(function, items, name="my-job") makes one\n'
@@ -106,3 +107,18 @@ def test_a_name_cannot_control_the_terminal(run):
 def test_ages_are_short(seconds, text):
     """Two digits or three, and a unit."""
     assert _age(seconds) == text
+
+
+def test_resume_tells_of_calls_that_have_ended_already(run, job, monkeypatch):
+    """A call that fails again before the command looks is not taken for one that was done."""
+    resume = jobs.resume
+
+    def slowly(*arguments, **options):
+        futures = resume(*arguments, **options)
+        package.wait(futures)
+        return futures
+
+    monkeypatch.setattr(jobs, "resume", slowly)
+    code, out, err = run("resume", "job-7", "--env", "TOKEN=u")
+    assert (code, out) == (1, "job-7: 1 call of 2 started again\n")
+    assert "1 call of 2 failed" in err

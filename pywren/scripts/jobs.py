@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 
 import click
@@ -54,8 +55,7 @@ def resume(filename: str | None, name: str, variables: tuple[str, ...], no_wait:
     """Run the calls of the job NAME again that failed or have not ended, and wait for them."""
     config = _config(filename)
     futures = named.resume(name, extra_env=dict(map(_variable, variables)) or None, config=config)
-    # Not "is not done": a call that was started again may have ended already.
-    again = [future for future in futures if future.attempts]
+    again = [future for future in futures if _was_invoked(future)]
     click.echo(f"{name}: {_calls(len(again))} of {len(futures):,} started again" if again else f"{name}: all done")
     if again and not no_wait:
         _report(name, futures)
@@ -89,6 +89,12 @@ def _report(name: str, futures: list[pywren.ResponseFuture]) -> None:
             f"pywren.attach({name!r})"
         )
     click.echo(f"{name}: all done")
+
+
+def _was_invoked(future: pywren.ResponseFuture) -> bool:
+    """Tell whether this process has invoked a call, which may have ended since."""
+    # When an earlier client invoked an attempt is unknown here.
+    return any(not math.isnan(attempt.invoked_at) for attempt in future.attempts)
 
 
 def _error(future: pywren.ResponseFuture) -> str:

@@ -34,6 +34,8 @@ from pywren.exceptions import StorageError
 from pywren.testing.emulator import Emulator, Fault, Faults
 from pywren.testing.emulator._container import can_isolate
 
+pytestmark = pytest.mark.thorough
+
 BIG = 200_000_000
 """Bytes of the largest argument, closure and result that are tested."""
 

@@ -13,6 +13,8 @@ from .scenarios import EVERYTHING, on_lambda
 
 emulator_module = pytest.importorskip("pywren.testing.emulator")
 
+pytestmark = pytest.mark.thorough
+
 ROOT = Path(__file__).parents[2]
 FULL = os.environ.get("PYWREN_CHAOS") == "full"
 PATIENCE = 60.0

@@ -10,7 +10,7 @@ from pywren.testing.emulator import Fault
 
 from .soak import FAULTS, grown, soak, windows
 
-pytestmark = [pytest.mark.slow, pytest.mark.emulator]
+pytestmark = [pytest.mark.slow, pytest.mark.emulator, pytest.mark.thorough]
 
 
 def test_a_process_does_not_grow() -> None:

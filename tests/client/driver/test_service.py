@@ -20,6 +20,8 @@ from pywren.client.driver.policy import Policy
 from pywren.client.driver.service import Service as Shared
 from pywren.wire.cause import Cause
 
+pytestmark = pytest.mark.thorough
+
 
 class Case(NamedTuple):
     calls: int

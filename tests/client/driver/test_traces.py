@@ -19,6 +19,8 @@ from simulation import LAMBDA, Client, Service, Trace, World
 from pywren.client.driver.driver import Driver, Ready
 from pywren.wire.cause import Cause
 
+pytestmark = pytest.mark.thorough
+
 
 def lasts(seconds: float) -> Callable[[random.Random, int], float]:
     return lambda rng, index: seconds

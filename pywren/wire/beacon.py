@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 
 from pywren.exceptions import IntegrityError
 from pywren.wire.digests import attempt_key
-from pywren.wire.reading import Reader, dump, load_object
-from pywren.wire.signed import is_signed, sign
+from pywren.wire.reading import Reader, dump
+from pywren.wire.signed import opened, sign
 
 BEACON_LIMIT = 8 * 1024
 """The largest encoded beacon, in bytes. The longest log names have 512 characters each (CloudWatch Logs quotas)."""
@@ -63,19 +63,18 @@ class Beacon:
             DecodeError: the bytes are not a beacon.
             IntegrityError: it is not signed with the key of this attempt.
         """
-        if not is_signed(data, attempt_key(secret, call_id, attempt), _PURPOSE):
-            raise IntegrityError(
-                f"the beacon of attempt {attempt} of call {call_id} of callset {callset_id} is ignored: its signature "
-                "does not match. Someone or something other than the call's worker wrote it"
-            )
-        beacon = cls._decode(data)
+        refusal = (
+            f"the beacon of attempt {attempt} of call {call_id} of callset {callset_id} is ignored: its signature "
+            "does not match. Someone or something other than the call's worker wrote it"
+        )
+        key = attempt_key(secret, call_id, attempt)
+        beacon = cls._decode(opened(data, key, _PURPOSE, "the beacon", refusal))
         if (beacon.callset_id, beacon.call_id, beacon.attempt) != (callset_id, call_id, attempt):
             raise IntegrityError(f"the beacon of attempt {attempt} of call {call_id} belongs to another attempt")
         return beacon
 
     @classmethod
-    def _decode(cls, data: bytes) -> Beacon:
-        reader = Reader("the beacon", load_object(data, "the beacon"))
+    def _decode(cls, reader: Reader) -> Beacon:
         return cls(
             callset_id=reader.take("callset_id", str),
             call_id=reader.take("call_id", str),

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pywren.exceptions import IntegrityError
-from pywren.wire.reading import Reader, dump, load_object
-from pywren.wire.signed import is_signed, sign
+from pywren.wire.reading import dump
+from pywren.wire.signed import opened, sign
 
 LEASE_LIMIT = 4096
 """The largest encoded lease, in bytes."""
@@ -46,9 +45,8 @@ class Holder(NamedTuple):
             IntegrityError: it is not signed with the secret of this callset.
             DecodeError: it is signed, but is not a lease.
         """
-        if not is_signed(data, secret, _PURPOSE):
-            raise IntegrityError("the lease is not signed with the secret of its callset")
-        reader = Reader("the lease", load_object(data, "the lease"))
+        refusal = "the lease is not signed with the secret of its callset"
+        reader = opened(data, secret, _PURPOSE, "the lease", refusal)
         return cls(
             id=reader.take("id", str),
             host=reader.take("host", str),

@@ -14,12 +14,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-from pywren.exceptions import DecodeError, IntegrityError
+from pywren.exceptions import DecodeError
 from pywren.wire.call import Call
 from pywren.wire.keys import CallsetKeys
-from pywren.wire.reading import Reader, dump, load_object, split_header
+from pywren.wire.reading import Reader, dump, split_header
 from pywren.wire.references import decode_reference, reference_lists
-from pywren.wire.signed import is_signed, sign
+from pywren.wire.signed import opened, sign
 from pywren.wrenutil import create_call_id
 
 RECORD_LIMIT = 16 * 1024
@@ -75,9 +75,8 @@ class JobRecord:
             IntegrityError: it is not signed with this key.
             DecodeError: it is signed, but is not a record that this version of pywren can read.
         """
-        if not is_signed(data, _signing_key(user_key), _RECORD):
-            raise IntegrityError("it is not signed with the key of this user")
-        reader = Reader("the record of the job", load_object(data, "the record of the job"))
+        refusal = "it is not signed with the key of this user"
+        reader = opened(data, _signing_key(user_key), _RECORD, "the record of the job", refusal)
         return cls(
             name=reader.take("name", str),
             callset_id=reader.take("callset_id", str),
@@ -117,9 +116,8 @@ class Resumption:
             IntegrityError: it is not signed with the secret of the callset.
             DecodeError: it is signed, but is not a resumption.
         """
-        if not is_signed(data, secret, _RESUMPTION):
-            raise IntegrityError("the record of a resumption is not signed with the secret of its callset")
-        reader = Reader("the record of a resumption", load_object(data, "the record of a resumption"))
+        refusal = "the record of a resumption is not signed with the secret of its callset"
+        reader = opened(data, secret, _RESUMPTION, "the record of a resumption", refusal)
         return cls(reader.take("number", int), reader.take_number("at"), reader.take("by", str))
 
 

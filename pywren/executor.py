@@ -80,15 +80,17 @@ class Executor:
         # Weak: a callset lives as long as its futures, or as its calls run on this machine.
         self._callsets: weakref.WeakSet[Callset] = weakref.WeakSet()
         self.job_max_runtime = job_max_runtime
-        self.retries = wrenconfig.setting(config, "scheduler.retries")
-        self.retry_on = ()
+        # An executor that was unpickled has these already when it is initialized (``_made_later``).
+        self._retries: int = self.__dict__.get("_retries", wrenconfig.setting(config, "scheduler.retries"))
+        self._retry_on: tuple[type[BaseException], ...] = self.__dict__.get("_retry_on", ())
         self._max_concurrency: int | None = wrenconfig.setting(config, "scheduler.max_concurrency")
         self._concurrency: int | None = wrenconfig.setting(config, "lambda.concurrency")
         self.serializer = _make_serializer(self._calls_to, self.runtime_meta_info)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Pickle only how to make the executor, so that objects that hold one can be sent to workers and use it there.
-        return _made_later, (type(self), self.invoker, self.config, self._job_max_runtime)
+        settings = {"_retries": self._retries, "_retry_on": self._retry_on}
+        return _made_later, (type(self), (self.invoker, self.config, self._job_max_runtime), settings)
 
     def __getattr__(self, name: str) -> Any:
         # Python calls this for a missing attribute. An executor that was just unpickled lacks all attributes.
@@ -588,10 +590,10 @@ def _outstanding_of(origins: Iterable[Origin]) -> list[ResponseFuture]:
     return [one for origin in origins for one in origin.outstanding() if isinstance(one, ResponseFuture)]
 
 
-def _made_later(cls: type[Executor], *recipe: Any) -> Executor:
+def _made_later(cls: type[Executor], recipe: tuple[Any, ...], settings: Mapping[str, Any]) -> Executor:
     """Unpickle an executor. It is initialized on first use, because most unpickled executors are never used."""
     executor = cls.__new__(cls)
-    executor.__dict__["_recipe"] = recipe
+    executor.__dict__.update(settings, _recipe=recipe)
     return executor
 
 

@@ -1001,15 +1001,17 @@ def test_invokers_travel_as_recipes(make):
 
 
 def test_an_executor_that_was_unpickled():
-    """It keeps its class, invoker, configuration and time limit."""
+    """It keeps its class, invoker, configuration, time limit and settings for retries."""
 
     class Own(Executor):
         pass
 
     config = {**wrenconfig.default(), "scheduler": {"map_item_limit": 3}}
     made = Own(DummyInvoker(), config, 17)
+    made.retries, made.retry_on = 5, KeyError
     copy = packed.loads(packed.dumps(made))
     assert type(copy) is Own
+    assert (copy.retries, copy.retry_on) == (5, (KeyError,))
     assert (copy.job_max_runtime, copy.map_item_limit, copy.config) == (17, 3, config)
     assert copy.invoker is not made.invoker
     assert len(copy.map(abs, range(3))) == 3

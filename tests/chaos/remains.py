@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import psutil
 
+from pywren.system.threads import MOST_AT_ONCE
+
 _POLL_SECONDS = 0.05
 _MEGABYTE = 1_000_000
 
@@ -70,7 +72,8 @@ class Size(NamedTuple):
 
     Args:
         threads: how many threads it has.
-        descriptors: how many descriptors it has.
+        descriptors: how many descriptors it has, without the connections that its clients keep for later requests:
+            these are as many as were ever sent in parallel.
         children: how many child processes it has.
         megabytes: how much memory of its own it uses.
     """
@@ -86,7 +89,9 @@ class Size(NamedTuple):
         gc.collect()
         own = psutil.Process()
         memory = own.memory_full_info().uss / _MEGABYTE
-        return cls(threading.active_count(), own.num_fds(), len(_children()), memory)
+        kept = [one for one in own.net_connections("tcp") if one.raddr]
+        assert len(kept) <= 2 * MOST_AT_ONCE, "the clients of S3 and Lambda do not reuse their connections"
+        return cls(threading.active_count(), own.num_fds() - len(kept), len(_children()), memory)
 
 
 def _children() -> list[int]:

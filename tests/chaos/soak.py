@@ -33,9 +33,7 @@ FAULTS = Faults(
     slow_down_s3=Fault(0.02),
 )
 
-# A client keeps the connections of its requests, up to as many as it has ever sent in parallel. One descriptor that is
-# lost in every map makes ten between the quarters of twenty maps.
-ALLOWED = Size(threads=1, descriptors=8, children=1, megabytes=4.0)
+ALLOWED = Size(threads=1, descriptors=3, children=1, megabytes=4.0)
 """By how much the last quarter of the maps may be above the second. Garbage and buffers come and go."""
 
 _IDLE_SECONDS = 60.0

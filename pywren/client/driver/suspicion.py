@@ -142,13 +142,14 @@ def _dropped_again(record: CallsetRecord, now: float, bound: float, alone: _Alon
     service = record.service
     newest = max(service.newest_started, service.newest_repeat)
     first = next(iter(service.repeated), None)
+    left_alone = _are_repeats_left_alone(service)
     found = []
     for call in record.repeated:
         attempt = call.current
         if attempt is None or attempt not in record.waiting or now - attempt.sent < _bound_of(service, call, bound):
             continue
         # If nothing starts, one call that is invoked again and again shows as well as ten when that changes.
-        if attempt.order < newest or (alone.most and call is first):
+        if attempt.order < newest or (alone.most and (call is first or left_alone)):
             found.append(Suspect(call, attempt, Cause.DROPPED))
     return found
 
@@ -176,14 +177,22 @@ def _bound_of(service: Service, call: CallRecord, bound: float) -> float:
     """Return the bound of a call: three times as much with each suspicion.
 
     While most repeats do start, before the attempts that they repeat, the service loses calls and is not slow. Then the
-    bound follows from how long those repeats have waited, and grows by a half.
+    bound follows from how long those repeats have waited, and grows by a half. The same holds if only few repeats are
+    left: how long calls had to wait in the queue that has ended says nothing about them.
     """
     suspicions = min(call.count((Cause.DROPPED,)), 16) if len(call.attempts) > 1 else 0
     if suspicions == 0:
         return bound
-    if service.proven > 2 * len(service.repeated):
+    if service.proven > 2 * len(service.repeated) or _are_repeats_left_alone(service):
         return max(SHORTEST, USUAL_WAITS * service.repeat_waits.quantile(USUAL)) * float(1.5**suspicions)
     return bound * float(3.0**suspicions)
+
+
+def _are_repeats_left_alone(service: Service) -> bool:
+    """Tell whether all that the service has still to do is to start a few calls that were invoked again."""
+    if service.running or len(service.waiting) > MOST_REPEATED or service.outstanding() > len(service.repeated):
+        return False
+    return bool(service.newest_started) and all(call in service.repeated for call in service.waiting.values())
 
 
 def _is_overtaken(service: Service, attempt: AttemptRecord, newest: int, now: float) -> bool:

@@ -456,6 +456,10 @@ class StagedCallset:
                 self._lease.release()
             return
         self._may_drive = self._lease is None or self._lease.renew_if_due()
+        if self.driver is not None and self._invocations is not None and not self.driver.has_begun():
+            # Of thousands of calls that wait for room, each would otherwise cost a listing with every poll.
+            self._invocations.wake()
+            return
         ended = False
         trouble: PywrenError | None = None
         calls: frozenset[str] | None = None

@@ -589,3 +589,13 @@ def test_dropped_futures():
     client.look(3)
     assert client.origin.examine() is None
     assert len(client.invoked()) == 1
+
+
+def test_a_callset_that_waits_for_room_sends_no_request(monkeypatch):
+    """Row 378: of thousands of calls that are made one by one, each has a callset, which is polled."""
+    client = Client(count=2, max_concurrency=0)
+    asked = []
+    monkeypatch.setattr(client.origin._looker, "look", lambda *arguments: asked.append(arguments))
+    for _ in range(5):
+        client.look(5)
+    assert (client.invoked(), asked) == ([], [])

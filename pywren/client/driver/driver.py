@@ -129,7 +129,7 @@ class Driver:
         self._jitter = jitter
         self._first_attempt = first_attempt
         self._join(service or Service(clock))
-        self._last_accepted = self._now()
+        self._made = self._now()
         with self._lock:
             self._record = CallsetRecord(call_ids, self._service)
 
@@ -213,8 +213,8 @@ class Driver:
         with self._lock:
             self._service.pace.accepted(self._clock())
             call, attempt = self._find(call_id, number)
-            self._last_accepted = self._now()
-            attempt.sent, attempt.sent_at, attempt.request_id = self._last_accepted, sent_at, request_id
+            attempt.sent = self._service.last_accepted = self._now()
+            attempt.sent_at, attempt.request_id = sent_at, request_id
             # Its outcome may have been found before the service's answer arrived here, and the next attempt may be on
             # its way already.
             if call.phase is Phase.SENDING and attempt is call.current:
@@ -286,6 +286,11 @@ class Driver:
             if not self._record.in_phase[Phase.HELD]:
                 return 0
             return sum(one.phase is Phase.HELD and not one.attempts for one in self._record.calls.values())
+
+    def has_begun(self) -> bool:
+        """Tell whether any call may have been invoked. If not, the storage knows nothing about the callset."""
+        with self._lock:
+            return self._record.in_phase[Phase.HELD] < len(self._record.calls) or self._record.retried > 0
 
     def has_uninvoked(self) -> bool:
         """Tell whether a call waits in the queue that was never invoked."""
@@ -427,7 +432,8 @@ class Driver:
     def shut_out(self, grace: float) -> list[str]:
         """Return the calls in the queue if the service accepts nothing any more.
 
-        It has accepted nothing for longer than an attempt can live, so the calls do not wait for others to end.
+        It has accepted nothing, of this callset or another, for longer than an attempt can live. So the calls do not
+        wait for others to end.
 
         Args:
             grace: seconds that a status may take to arrive.
@@ -436,7 +442,7 @@ class Driver:
             return []
         longest = self.policy.event_age + self.policy.job_max_runtime + grace
         with self._lock:
-            if self._now() - self._last_accepted <= longest:
+            if self._now() - max(self._made, self._service.last_accepted) <= longest:
                 return []
             return [one.call_id for one in self._record.calls.values() if one.phase is Phase.HELD]
 

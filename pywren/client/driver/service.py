@@ -135,6 +135,7 @@ class Service:
         self.running: dict[AttemptRecord, CallRecord] = {}
         self.repeated: dict[CallRecord, None] = {}
         self.accepted = 0
+        self.last_accepted = -math.inf  # when the service last accepted an attempt
         self.newest_started = self.newest_repeat = 0  # the orders of the newest that have started
         self._orders: list[int] = []  # of those that wait, as they were at ``_ordered``
         self._ordered = -math.inf

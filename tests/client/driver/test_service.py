@@ -157,6 +157,36 @@ class TestDrivers:
         assert woken == [second]
         assert second.next_due() == 0.0
 
+    def test_a_call_that_waits_for_others_is_not_given_up_however_long_they_take(self) -> None:
+        policy = Policy(event_age=100.0, job_max_runtime=10.0, max_concurrency=1)
+        shared, (first, waiting) = self.make(2, policy)
+        for _ in range(20):
+            self.send(first)
+            assert isinstance(waiting.next_call(), Later)
+            self.later(60, first)
+            assert waiting.shut_out(60.0) == []
+            first.ended("a", 1, None, "", failed=False)
+            first = Driver(["a"], policy, service=shared)
+        self.later(180, first)
+        assert waiting.shut_out(60.0) == ["a"]
+
+    def test_the_waits_of_a_queue_that_has_ended_do_not_delay_the_last_repeats(self) -> None:
+        _, (lost, late, *others) = self.make(40)
+        self.send(lost, late, *others)
+        for driver in others:  # they had to wait for up to a minute
+            self.later(1.6, lost)
+            driver.ended("a", 1, 0.0, "worker", failed=False)
+        self.later(300, lost)  # by now also what Lambda has put aside would have started
+        repeats = 0
+        for _ in range(120):
+            for driver in (lost, late):
+                driver.decide()
+                if isinstance(ready := driver.next_call(), Ready):
+                    driver.accepted("a", ready.number, "id", 0.0)
+                    repeats += 1
+            self.later(1, lost)
+        assert 4 <= repeats <= 12
+
     def test_calls_of_a_callset_that_is_dropped_do_not_count(self) -> None:
         shared, (first, second, third) = self.make(3, Policy(max_concurrency=2))
         self.send(first, second)

@@ -1,6 +1,6 @@
 """Maps while things go wrong: no call may be lost.
 
-``python -m tests.chaos`` runs the whole; a small version of it is in the suite.
+``python -m tests.chaos`` runs the whole; the thorough tests have a small version of it.
 
 ============== =======================================================================================================
 module         purpose

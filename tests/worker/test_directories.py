@@ -39,6 +39,11 @@ def names(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
 
+def contains(directory: Path, name: str) -> bool:
+    """Return whether there is a file of this name, at any depth of a directory that a process is changing."""
+    return any(name in files for _, _, files in os.walk(directory))  # it passes over directories that have gone
+
+
 class TestAbandoned:
     """``remove_abandoned_directories``."""
 
@@ -138,7 +143,11 @@ class TestAbandoned:
         """
         command = [sys.executable, "-c", textwrap.dedent(program)]
         with subprocess.Popen([*command, "1000"]) as client:
-            wait_until(lambda: any(temporary.rglob("part.bin")))
+            try:
+                assert wait_until(lambda: contains(temporary, "part.bin"))
+            except BaseException:
+                client.kill()
+                raise
             client.send_signal(number)
         subprocess.run([*command, "0"], check=True, timeout=WAIT)
         assert wait_until(lambda: names(temporary) == [])

@@ -148,6 +148,7 @@ class Service:
         self.proven = 0
         self.first_accepted = math.nan
         self.last_start = math.nan  # of an attempt that was not a repeat
+        self.longest_gap = 0.0  # the most seconds without such a start while an attempt waited that then started
         self.kept_up = math.nan  # when a look last found no call that waits, neither here nor there
         self.durations, self.repeat_waits = Histogram(), Histogram()
         self._waits, self._earlier_waits = Histogram(), Histogram()
@@ -275,6 +276,8 @@ class Service:
         elif repeated:
             self.proven, self.newest_repeat = self.proven + 1, max(self.newest_repeat, attempt.order)
         else:
+            if not math.isnan(self.last_start):
+                self.longest_gap = max(self.longest_gap, now - max(self.last_start, attempt.sent))
             self.last_start, self.newest_started = now, max(self.newest_started, attempt.order)
         self._note_order(attempt, now)
         if attempt.order:  # otherwise somebody else has invoked it, and it is unknown when

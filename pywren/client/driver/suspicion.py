@@ -11,6 +11,9 @@ An attempt that waits may have been dropped, or it may wait its turn. What tells
 - *Alone*: nothing that was accepted later has started, or only little of it. It is repeated unless it may be in a
   queue: the service is full, or starts are still being seen. Few such repeats are made; the first of them that starts
   makes all that were dropped before it overtaken.
+
+The usual wait is what calls had to wait in a queue. It says nothing once the queue is over, which shows when nothing
+starts any more: for longer than a pause between two starts, and than the disorder of the queue, could explain.
 """
 
 from __future__ import annotations
@@ -30,6 +33,11 @@ SHORTEST = 10.0
 
 USUAL_WAITS = 3.0
 """How many times the usual wait an attempt may wait before it is suspected."""
+
+USUAL_GAPS = 3.0
+USUAL_DELAYS = 1.5
+"""How many times the longest pause between two starts, and how many times the longest time for which an attempt was
+overtaken before it started, nothing may have started before the queue counts as over."""
 
 ENOUGH = 30
 """Attempts that have waited in a queue, and none of them passed over for long, that show that it keeps its order."""
@@ -83,37 +91,79 @@ def _vanished(record: CallsetRecord, now: float) -> list[Suspect]:
     return [Suspect(call, one, Cause.VANISHED) for one, call in record.running.items() if one.shown < last]
 
 
+class _Patience(NamedTuple):
+    """How many seconds attempts may wait before they are suspected.
+
+    Args:
+        first: for a call that was not suspected before.
+        again: for a call that was; it grows with every suspicion of the call, ``growth`` times.
+        growth: see ``again``.
+        since: until when the service has started calls, or may have.
+        quiet: whether the service seems to do nothing.
+    """
+
+    first: float
+    again: float
+    growth: float
+    since: float
+    quiet: bool
+
+    def of(self, call: CallRecord) -> float:
+        """Return how many seconds the present attempt of a call may wait."""
+        suspicions = min(call.count((Cause.DROPPED,)), 16) if len(call.attempts) > 1 else 0
+        return self.again * self.growth**suspicions if suspicions else self.first
+
+
+def _patience(service: Service, oldest: AttemptRecord, now: float) -> _Patience:
+    # If most repeats start before the attempts that they repeat, the service loses calls and is not slow. Then it
+    # counts how long those repeats have waited.
+    losing = service.proven > 2 * len(service.repeated)
+    if _is_quiet(service, now):
+        few = service.outstanding() <= MOST_REPEATED and service.newest_started
+        since = max(oldest.sent, service.last_start)
+        return _Patience(SHORTEST, SHORTEST, 1.5 if losing or few else 3.0, since, True)
+    usual = max(SHORTEST, USUAL_WAITS * service.usual_wait())
+    if not losing:
+        return _Patience(usual, usual, 3.0, oldest.sent, False)
+    again = max(SHORTEST, USUAL_WAITS * service.repeat_waits.quantile(USUAL))
+    first = min(usual, again) if service.proven >= MOST_REPEATED else usual
+    return _Patience(first, again, 1.5, oldest.sent, False)
+
+
 def _dropped(record: CallsetRecord, now: float) -> list[Suspect]:
     # The waiting attempts are in the order of their acceptance.
     first = next(iter(record.waiting), None)
     if first is None or now - first.sent < SHORTEST:
         return []
     service = record.service
-    oldest = next(iter(service.waiting))
-    bound = SHORTEST if _is_quiet(service, now) else max(SHORTEST, USUAL_WAITS * service.usual_wait())
+    patience = _patience(service, next(iter(service.waiting)), now)
     most = max(MOST_REPEATED, int(SHARE_REPEATED * service.outstanding()))
-    alone = _Alone(service, now, bound, oldest)
+    if patience.quiet:
+        most = min(most, MOST_REPEATED + service.proven)
+    alone = _Alone(service, now, patience)
     if service.queued >= ENOUGH and service.longest_delay < SHORTEST and not alone.full:
         found = _dropped_in_order(record, now, alone, most)
         if found:
             return found
-    found = _dropped_again(record, now, bound, alone)
-    if len(service.repeated) < most and now - first.sent >= bound:
-        found += _dropped_first(record, now, bound, alone, most)
+    found = _dropped_again(record, now, patience, alone)
+    if len(service.repeated) < most and now - first.sent >= patience.first:
+        found += _dropped_first(record, now, patience, alone, most)
     return found
 
 
 def _is_quiet(service: Service, now: float) -> bool:
-    """Tell whether the service has had nothing to do for so long that it has no reason to let a call wait.
+    """Tell whether nothing runs, and nothing has started for longer than a queue could explain.
 
-    Then it does not matter how long calls had to wait before.
+    Then it does not matter how long calls had to wait before. Repeats do not count as starts: they go on when all else
+    is over.
     """
-    if service.running:
-        return False
     busy = [one for one in (service.last_start, service.last_full) if not math.isnan(one)]
-    quiet = now - max(busy, default=now) - LONGEST_REQUEUE - SHORTEST
+    if service.running or not busy:
+        return False
     # A late attempt of a call that has ended may have run meanwhile, which nobody looks for.
-    return quiet > 0.0 and not quiet < service.durations.quantile(USUAL)
+    longest = LONGEST_REQUEUE + max(0.0, service.durations.quantile(USUAL))
+    usual = max(USUAL_GAPS * service.longest_gap, USUAL_DELAYS * service.longest_delay)
+    return now - max(busy) >= SHORTEST + min(longest, usual)
 
 
 def _dropped_in_order(record: CallsetRecord, now: float, alone: _Alone, most: int) -> list[Suspect]:
@@ -137,32 +187,32 @@ def _dropped_in_order(record: CallsetRecord, now: float, alone: _Alone, most: in
     return found
 
 
-def _dropped_again(record: CallsetRecord, now: float, bound: float, alone: _Alone) -> list[Suspect]:
+def _dropped_again(record: CallsetRecord, now: float, patience: _Patience, alone: _Alone) -> list[Suspect]:
     """Return attempts of calls that were suspected before, and gave no sign of life since."""
     service = record.service
     newest = max(service.newest_started, service.newest_repeat)
     first = next(iter(service.repeated), None)
-    left_alone = _are_repeats_left_alone(service)
+    few = patience.quiet and service.outstanding() <= MOST_REPEATED
     found = []
     for call in record.repeated:
         attempt = call.current
-        if attempt is None or attempt not in record.waiting or now - attempt.sent < _bound_of(service, call, bound):
+        if attempt is None or attempt not in record.waiting or now - attempt.sent < patience.of(call):
             continue
         # If nothing starts, one call that is invoked again and again shows as well as ten when that changes.
-        if attempt.order < newest or (alone.most and (call is first or left_alone)):
+        if attempt.order < newest or (alone.most and (call is first or few)):
             found.append(Suspect(call, attempt, Cause.DROPPED))
     return found
 
 
-def _dropped_first(record: CallsetRecord, now: float, bound: float, alone: _Alone, most: int) -> list[Suspect]:
+def _dropped_first(record: CallsetRecord, now: float, patience: _Patience, alone: _Alone, most: int) -> list[Suspect]:
     service = record.service
     found: list[Suspect] = []
     repeated = len(service.repeated)
     for attempt in list(record.waiting):
-        if now - attempt.sent < bound or repeated >= most:
+        if now - attempt.sent < patience.first or repeated >= most:
             break
         call = record.waiting[attempt]
-        if call in record.repeated or now - attempt.sent < _bound_of(service, call, bound):
+        if call in record.repeated or now - attempt.sent < patience.of(call):
             continue
         overtaken = _is_overtaken(service, attempt, service.newest_started, now)
         if overtaken or alone.allows(attempt, repeated):
@@ -171,28 +221,6 @@ def _dropped_first(record: CallsetRecord, now: float, bound: float, alone: _Alon
         elif attempt.order > max(service.newest_started, service.newest_repeat) and repeated >= alone.most:
             break  # what follows is newer still
     return found
-
-
-def _bound_of(service: Service, call: CallRecord, bound: float) -> float:
-    """Return the bound of a call: three times as much with each suspicion.
-
-    While most repeats do start, before the attempts that they repeat, the service loses calls and is not slow. Then the
-    bound follows from how long those repeats have waited, and grows by a half. The same holds if only few repeats are
-    left: how long calls had to wait in the queue that has ended says nothing about them.
-    """
-    suspicions = min(call.count((Cause.DROPPED,)), 16) if len(call.attempts) > 1 else 0
-    if suspicions == 0:
-        return bound
-    if service.proven > 2 * len(service.repeated) or _are_repeats_left_alone(service):
-        return max(SHORTEST, USUAL_WAITS * service.repeat_waits.quantile(USUAL)) * float(1.5**suspicions)
-    return bound * float(3.0**suspicions)
-
-
-def _are_repeats_left_alone(service: Service) -> bool:
-    """Tell whether all that the service has still to do is to start a few calls that were invoked again."""
-    if service.running or len(service.waiting) > MOST_REPEATED or service.outstanding() > len(service.repeated):
-        return False
-    return bool(service.newest_started) and all(call in service.repeated for call in service.waiting.values())
 
 
 def _is_overtaken(service: Service, attempt: AttemptRecord, newest: int, now: float) -> bool:
@@ -207,12 +235,12 @@ class _Alone:
     ``most`` is how many such calls may be without a sign of life; 0 if those that wait may be in a queue.
     """
 
-    def __init__(self, service: Service, now: float, bound: float, oldest: AttemptRecord) -> None:
+    def __init__(self, service: Service, now: float, patience: _Patience) -> None:
         self._service, self._now = service, now
         starting = now - service.last_start < SHORTEST
         self.full = now - service.last_full < SHORTEST
         # One; two when even they have waited for twice the bound; and so on.
-        most = 1 << max(0, int((now - oldest.sent) / bound).bit_length() - 1)
+        most = 1 << max(0, int((now - patience.since) / patience.first).bit_length() - 1)
         if service.peak:
             most = max(1, min(most, service.peak - len(service.running)))
         self.most = 0 if starting or self.full else most

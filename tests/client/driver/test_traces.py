@@ -151,15 +151,22 @@ def test_calls_that_the_service_loses_end_with_their_values_in_time(name: str, s
     assert trace.seconds <= case.seconds
 
 
+FEW_WORKERS = replace(IN_ORDER, concurrency=8, cold=1.0, duration=lasts(0.2))
+MIXED = {
+    "put aside": Service(concurrency=100, duration=lasts(1.0)),
+    "in order": replace(IN_ORDER, concurrency=100, duration=lasts(1.0)),
+    "few workers": FEW_WORKERS,
+    "few workers, nearly in order": replace(FEW_WORKERS, jitter=1.0),
+}
+
+
 @pytest.mark.parametrize("seed", range(10))
-@pytest.mark.parametrize("service", [Service(), IN_ORDER], ids=["put aside", "in order"])
-def test_every_mix_of_faults_ends_in_three_times_the_time_without_faults_and_a_minute(
-    service: Service, seed: int
-) -> None:
-    plain = replace(service, concurrency=100, duration=lasts(1.0))
-    without = outcome(Case(1_000, plain), seed).seconds
-    faulty = replace(plain, killed=0.1, dropped=0.05, doubled=0.05, throttled=0.2)
-    assert outcome(Case(1_000, faulty), seed).seconds <= 3.0 * without + 60.0
+@pytest.mark.parametrize("name", MIXED)
+def test_every_mix_of_faults_ends_in_three_times_the_time_without_faults_and_a_minute(name: str, seed: int) -> None:
+    client = Client(poll=1.0)
+    without = outcome(Case(1_000, MIXED[name], client), seed).seconds
+    faulty = replace(MIXED[name], killed=0.1, dropped=0.05, doubled=0.05, throttled=0.2)
+    assert outcome(Case(1_000, faulty, client), seed).seconds <= 3.0 * without + 60.0
 
 
 @pytest.mark.parametrize("seed", range(30))

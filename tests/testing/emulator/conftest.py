@@ -1,4 +1,4 @@
-"""Marks every test here as emulated, and provides a moto server."""
+"""Marks every test here as emulated and thorough, and provides a moto server."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import pytest
 HERE = Path(__file__).parent
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m chooses among them
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of this directory."""
+    """Mark the tests of this directory. The rest of the suite uses the emulator all the time; these test it itself."""
     for item in items:
         if HERE in item.path.parents:
             item.add_marker("emulator")
+            item.add_marker("thorough")
 
 
 @pytest.fixture(scope="module")

@@ -34,10 +34,19 @@ SHORTEST = 10.0
 USUAL_WAITS = 3.0
 """How many times the usual wait an attempt may wait before it is suspected."""
 
-USUAL_GAPS = 3.0
+DISORDER = 0.35
+"""The share of the usual wait for which attempts may be overtaken in a queue that still counts as keeping its order."""
+
+USUAL_GAPS = 2.0
 USUAL_DELAYS = 1.5
 """How many times the longest pause between two starts, and how many times the longest time for which an attempt was
 overtaken before it started, nothing may have started before the queue counts as over."""
+
+GROWTH = 3.0
+GROWTH_OF_LOSSES = 1.5
+GROWTH_AT_REST = 1.25
+"""How many times as long the next attempt of a call may wait after each suspicion: in general; while it is proven that
+the service loses calls; and if besides it has nothing else to do."""
 
 ENOUGH = 30
 """Attempts that have waited in a queue, and none of them passed over for long, that show that it keeps its order."""
@@ -121,13 +130,13 @@ def _patience(service: Service, oldest: AttemptRecord, now: float) -> _Patience:
     if _is_quiet(service, now):
         few = service.outstanding() <= MOST_REPEATED and service.newest_started
         since = max(oldest.sent, service.last_start)
-        return _Patience(SHORTEST, SHORTEST, 1.5 if losing or few else 3.0, since, True)
+        return _Patience(SHORTEST, SHORTEST, GROWTH_AT_REST if losing or few else GROWTH, since, True)
     usual = max(SHORTEST, USUAL_WAITS * service.usual_wait())
     if not losing:
-        return _Patience(usual, usual, 3.0, oldest.sent, False)
+        return _Patience(usual, usual, GROWTH, oldest.sent, False)
     again = max(SHORTEST, USUAL_WAITS * service.repeat_waits.quantile(USUAL))
     first = min(usual, again) if service.proven >= MOST_REPEATED else usual
-    return _Patience(first, again, 1.5, oldest.sent, False)
+    return _Patience(first, again, GROWTH_OF_LOSSES, oldest.sent, False)
 
 
 def _dropped(record: CallsetRecord, now: float) -> list[Suspect]:
@@ -141,7 +150,7 @@ def _dropped(record: CallsetRecord, now: float) -> list[Suspect]:
     if patience.quiet:
         most = min(most, MOST_REPEATED + service.proven)
     alone = _Alone(service, now, patience)
-    if service.queued >= ENOUGH and service.longest_delay < SHORTEST and not alone.full:
+    if service.queued >= ENOUGH and _keeps_order(service) and not alone.full:
         found = _dropped_in_order(record, now, alone, most)
         if found:
             return found
@@ -149,6 +158,11 @@ def _dropped(record: CallsetRecord, now: float) -> list[Suspect]:
     if len(service.repeated) < most and now - first.sent >= patience.first:
         found += _dropped_first(record, now, patience, alone, most)
     return found
+
+
+def _keeps_order(service: Service) -> bool:
+    """Tell whether the queue has kept its order so far, apart from what is little compared with how long calls wait."""
+    return service.longest_delay < max(SHORTEST, DISORDER * service.usual_wait())
 
 
 def _is_quiet(service: Service, now: float) -> bool:

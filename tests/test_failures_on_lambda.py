@@ -74,7 +74,7 @@ def ran(emulator: Emulator, config: dict[str, Any], since: Counters) -> Any:
 @pytest.fixture
 def records_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the client list records at once instead of after some seconds, because few calls leave any."""
-    monkeypatch.setattr(failure_records, "FIRST_LISTING", 0.1)
+    monkeypatch.setattr(failure_records, "LISTING_INTERVAL", 0.1)
 
 
 def test_the_functions_own_timeout(emulator: Emulator, presence: Presence) -> None:

@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 import pywren
 from pywren.client import call_state, failure_records, staged_calls
 from pywren.client.callset import Callset
-from pywren.client.failure_records import ASK_AGAIN, FIRST_LISTING, SLOWEST_LISTING, FailureRecords, Noted, death_of
+from pywren.client.failure_records import ASK_AGAIN, LISTING_INTERVAL, FailureRecords, Noted, death_of
 from pywren.client.monitor import Monitor
 from pywren.client.staged_calls import StagedCallset
 from pywren.client.staging import StagedDispatcher
@@ -79,7 +79,7 @@ class Failing:
         when = time.strftime("%Y/%m/%d/%Y-%m-%dT%H.%M.%S", time.gmtime(self.callset.submitted + seconds))
         self.storage.put(f"aws/lambda/async/{function}/{when}-{self._written:08x}-4e1d-4e4d-8b3a-000000000000", data)
 
-    def look(self, seconds=FIRST_LISTING + 1):
+    def look(self, seconds=LISTING_INTERVAL + 1):
         """Advance the clock, and poll."""
         self.now += seconds
         self.origin.examine()
@@ -359,7 +359,7 @@ def test_records_are_looked_for_seldom_and_read_once(monkeypatch):
     monkeypatch.setattr(failing.storage.backend, "list", lambda *key: (listings.append(key[0]), list_keys(*key))[1])
     monkeypatch.setattr(failing.storage, "get", lambda key, **more: (read.append(key), get(key, **more))[1])
     failing.write(KILLED, call_id="00001", callset_id="another", attempt_key=None)
-    failing.look(FIRST_LISTING - 1)
+    failing.look(LISTING_INTERVAL - 1)
     listings.clear()
     for seconds in (1, 1, 1, 1, 1, 1, 1):
         failing.look(seconds)
@@ -427,14 +427,14 @@ class TestManyCallsets:
         noted, now = Noted(), failing.now
         old, new, newer = (
             FailureRecords(failing.storage, "pywren_1", failing.callset.id, now - seconds, noted)
-            for seconds in (3600, FIRST_LISTING + 1, FIRST_LISTING)
+            for seconds in (3600, LISTING_INTERVAL + 1, LISTING_INTERVAL)
         )
         new.refresh(now)
         assert (old.is_due(now), newer.is_due(now)) == (True, False)
         old.refresh(now)
         newer.refresh(now)
         assert not any(each.is_due(now) for each in (old, new, newer))
-        assert all(each.is_due(now + SLOWEST_LISTING * 10) for each in (old, new, newer))
+        assert all(each.is_due(now + LISTING_INTERVAL * 10) for each in (old, new, newer))
 
     def test_one_warning_for_all(self, several, monkeypatch, caplog):
         """Row 226: a user who may not list gets one warning, and one request a minute is sent."""

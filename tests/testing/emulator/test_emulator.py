@@ -105,7 +105,7 @@ def test_a_killed_container_costs_its_call_an_attempt(
     emulator: Emulator, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even when calls are short, a container is killed in the middle of one."""
-    monkeypatch.setattr(failure_records, "FIRST_LISTING", 0.1)
+    monkeypatch.setattr(failure_records, "LISTING_INTERVAL", 0.1)
     emulator.set_faults(Faults(kill_container=Fault(most=2)))
     futures = pywren.lambda_executor(config=config).map(str, range(4))
     assert pywren.get_all_results(futures) == ["0", "1", "2", "3"]
@@ -117,7 +117,7 @@ def test_a_function_is_killed_while_it_runs(
     emulator: Emulator, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A long call is killed after it has begun and before it ends."""
-    monkeypatch.setattr(failure_records, "FIRST_LISTING", 0.1)
+    monkeypatch.setattr(failure_records, "LISTING_INTERVAL", 0.1)
     executor = pywren.lambda_executor(config=config)
     executor.call_async(str, 0).result()  # a warm worker starts within the 0.97 s of this seed
     emulator.set_faults(Faults(seed=35, kill_container=Fault(most=1)))

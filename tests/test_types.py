@@ -47,6 +47,20 @@ def test_mypy(platform: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        # Code for other systems only counts as unreachable there, which is right.
+        pytest.param(["--platform=darwin", "--no-warn-unreachable"], id="darwin"),
+        pytest.param(["--platform=win32", "--config-file=tests/typed/windows.ini", "pywren"], id="win32"),
+    ],
+)
+def test_the_package_on_other_platforms(options: list[str], tmp_path: Path) -> None:
+    """On macOS all of the package is typed, and on Windows all but the workers and the emulator, which need POSIX."""
+    check("mypy", f"--cache-dir={tmp_path}", *options)
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(not HAS_PYRIGHT, reason="needs basedpyright")
 @pytest.mark.parametrize("platform", ["Linux", "Darwin", "Windows"])
 def test_pyright(platform: str) -> None:

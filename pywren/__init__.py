@@ -17,6 +17,25 @@ from typing import TYPE_CHECKING, Any
 from pywren.version import __version__
 
 if TYPE_CHECKING:
+    # For type checkers the submodules are attributes too, as in PyWren 0.4; ``as`` marks them as public.
+    from pywren import ec2standalone as ec2standalone
+    from pywren import exceptions as exceptions
+    from pywren import executor as executor
+    from pywren import future as future
+    from pywren import invokers as invokers
+    from pywren import jobs as jobs
+    from pywren import local as local
+    from pywren import queues as queues
+    from pywren import runtime as runtime
+    from pywren import serialize as serialize
+    from pywren import storage as storage
+    from pywren import testing as testing
+    from pywren import version as version
+    from pywren import wren as wren
+    from pywren import wrenconfig as wrenconfig
+    from pywren import wrenhandler as wrenhandler
+    from pywren import wrenlogging as wrenlogging
+    from pywren import wrenutil as wrenutil
     from pywren.executor import Executor
     from pywren.future import ResponseFuture
     from pywren.jobs import attach, resume
@@ -118,17 +137,19 @@ class _Package(types.ModuleType):
         """Ignore the assignment that the import system makes when it imports the submodule ``pywren.wait``."""
 
 
-def __getattr__(name: str) -> Any:
-    import importlib
+if not TYPE_CHECKING:  # otherwise a type checker would accept every misspelt name
 
-    if name in _LAZY:
-        value = getattr(importlib.import_module(f"pywren.{_LAZY[name]}"), name)
-    elif name in _SUBMODULES:
-        value = _submodule(f"pywren.{name}")
-    else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> Any:
+        import importlib
+
+        if name in _LAZY:
+            value = getattr(importlib.import_module(f"pywren.{_LAZY[name]}"), name)
+        elif name in _SUBMODULES:
+            value = _submodule(f"pywren.{name}")
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value
+        return value
 
 
 def _submodule(name: str) -> types.ModuleType:
@@ -144,7 +165,9 @@ def _submodule(name: str) -> types.ModuleType:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY, *_SUBMODULES, "wait"})
+    # What completion shows: the public names, and the two modules whose names programs write. The other submodules, and
+    # what this module itself imports, can be reached too.
+    return sorted({*__all__, "exceptions", "testing", *(name for name in globals() if name.startswith("__"))})
 
 
 sys.modules[__name__].__class__ = _Package

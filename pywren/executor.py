@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from pywren import wrenconfig
 from pywren.client import arguments, call_state, waiting
+from pywren.client.arguments import MapOptions
 from pywren.client.call_state import CallState
 from pywren.client.callset import Callset, Submission
 from pywren.client.driver.policy import Policy
@@ -19,6 +20,7 @@ from pywren.client.jobs import Job
 from pywren.client.protocols import Invoker, Origin, adapted
 from pywren.client.routes import make_dispatcher
 from pywren.client.staging import StagedDispatcher, agg_data
+from pywren.client.typevars import A, HasOutcome, T
 from pywren.exceptions import ArgumentError, StorageError
 from pywren.future import ResponseFuture
 from pywren.pickling.adapters import Reduction
@@ -33,6 +35,8 @@ from pywren.wire.call import Call
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from typing_extensions import Self, Unpack
 
 logger = logging.getLogger(__name__)
 
@@ -131,6 +135,30 @@ class Executor:
 
     # -- making calls ------------------------------------------------------------------------------------------
 
+    @overload  # an ``async def`` function: its coroutine's value is the result
+    def map(
+        self, func: Callable[[A], Coroutine[Any, Any, T]], iterdata: Iterable[A], **options: Unpack[MapOptions]
+    ) -> list[ResponseFuture[T]]: ...
+
+    @overload
+    def map(
+        self,
+        func: Callable[[A], T],
+        iterdata: Iterable[A],
+        extra_env: Mapping[str, str] | None = None,
+        extra_meta: Mapping[str, Any] | None = None,
+        invoke_pool_threads: int = 64,
+        data_all_as_one: bool = True,
+        use_cached_runtime: bool = True,
+        overwrite_invoke_args: Mapping[str, Any] | None = None,
+        exclude_modules: Iterable[str] | None = None,
+        *,
+        retries: int | None = None,
+        retry_on: type[BaseException] | Iterable[type[BaseException]] | None = None,
+        backup: bool = False,
+        name: str | None = None,
+    ) -> list[ResponseFuture[T]]: ...
+
     def map(
         self,
         func: Callable[[Any], Any],
@@ -191,6 +219,32 @@ class Executor:
         policy = self._policy(retries, retry_on, backup)
         return self._submit(func, items, extra_env, extra_meta, exclude_modules, options, policy)
 
+    @overload
+    def call_async(
+        self,
+        func: Callable[[A], Coroutine[Any, Any, T]],
+        data: A,
+        extra_env: Mapping[str, str] | None = None,
+        extra_meta: Mapping[str, Any] | None = None,
+        *,
+        retries: int | None = None,
+        retry_on: type[BaseException] | Iterable[type[BaseException]] | None = None,
+        name: str | None = None,
+    ) -> ResponseFuture[T]: ...
+
+    @overload
+    def call_async(
+        self,
+        func: Callable[[A], T],
+        data: A,
+        extra_env: Mapping[str, str] | None = None,
+        extra_meta: Mapping[str, Any] | None = None,
+        *,
+        retries: int | None = None,
+        retry_on: type[BaseException] | Iterable[type[BaseException]] | None = None,
+        name: str | None = None,
+    ) -> ResponseFuture[T]: ...
+
     def call_async(
         self,
         func: Callable[[Any], Any],
@@ -221,11 +275,11 @@ class Executor:
 
     def reduce(
         self,
-        function: Callable[[list[Any]], Any],
-        list_of_futures: Iterable[ResponseFuture],
+        function: Callable[[list[A]], T],
+        list_of_futures: Iterable[HasOutcome[A]],
         extra_env: Mapping[str, str] | None = None,
         extra_meta: Mapping[str, Any] | None = None,
-    ) -> ResponseFuture:
+    ) -> ResponseFuture[T]:
         """Wait for all futures, then call a function once, on a worker, with the list of their results.
 
         If the workers can read the results from the storage, the results do not pass through this process. If one of
@@ -436,7 +490,7 @@ class Executor:
         if self._stager is not None:
             self._stager.close()
 
-    def __enter__(self) -> Executor:
+    def __enter__(self) -> Self:
         if self._kept is None:
             self._kept = set()
         return self

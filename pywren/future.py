@@ -7,12 +7,11 @@ future is sent to another process.
 
 from __future__ import annotations
 
-import concurrent.futures
 import enum
 import threading
 import weakref
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from pywren.client import waiting
 from pywren.client.call_state import (
@@ -27,14 +26,13 @@ from pywren.client.call_state import (
     settle,
     tell_when_done,
 )
+from pywren.client.typevars import R
 from pywren.exceptions import (
     ArgumentError,
     CallError,
     PywrenError,
     ResultSerializationError,
     StorageConfigMismatchError,
-    StorageTimeoutError,
-    WaitTimeoutError,
 )
 from pywren.system.callbacks import callbacks
 
@@ -59,8 +57,8 @@ class JobState(enum.Enum):
     error = 5
 
 
-class ResponseFuture(CallState):
-    """The outcome of one call.
+class ResponseFuture(CallState[R]):
+    """The outcome of one call. ``ResponseFuture[T]`` is the future of a call whose function returns a ``T``.
 
     ``Executor.map`` and ``call_async`` create futures. A future can be pickled. If it is unpickled in another process,
     it waits for the same call there. On another machine this works if that machine can reach the storage.
@@ -107,6 +105,35 @@ class ResponseFuture(CallState):
         origin.take([self])
 
     # -- asking ------------------------------------------------------------------------------------------------
+
+    @overload
+    def result(
+        self,
+        timeout: float | None = None,
+        check_only: Literal[False] = False,
+        throw_except: Literal[True] = True,
+        storage_handler: Storage | None = None,
+    ) -> R: ...
+
+    @overload
+    def result(
+        self,
+        timeout: float | None = None,
+        check_only: Literal[False] = False,
+        *,
+        throw_except: bool,
+        storage_handler: Storage | None = None,
+    ) -> R | None: ...
+
+    @overload
+    def result(
+        self,
+        timeout: float | None = None,
+        *,
+        check_only: Literal[True],
+        throw_except: bool = True,
+        storage_handler: Storage | None = None,
+    ) -> bool: ...
 
     def result(
         self,
@@ -229,7 +256,7 @@ class ResponseFuture(CallState):
             return True
         return self.cancelled()
 
-    def add_done_callback(self, fn: Callable[[concurrent.futures.Future[Any]], object]) -> None:
+    def add_done_callback(self, fn: Callable[[ResponseFuture[R]], object]) -> None:
         """Call a function with this future once it is done, or immediately if it is done already.
 
         Args:
@@ -256,7 +283,7 @@ class ResponseFuture(CallState):
             # one go.
             callbacks.expect(self)
 
-    def __await__(self) -> Generator[Any, None, Any]:
+    def __await__(self) -> Generator[Any, None, R]:
         """Wait for the call in a coroutine: ``value = await future``.
 
         Cancelling the task that waits also cancels the call, and the event loop is not blocked meanwhile.
@@ -353,19 +380,9 @@ class ResponseFuture(CallState):
         # Read the state without the condition first: result() of a finished future is called ten thousand times after a
         # map.
         if self._state not in DONE and not waiting.await_all([self], timeout):
-            raise self._time_out(timeout)
+            what = f"call {self.call_id} of callset {self.callset_id} has not ended after {timeout} s"
+            raise waiting.time_out(what, [self], "it is still running")
         self._collected = True
-
-    def _time_out(self, timeout: float | None) -> WaitTimeoutError:
-        what = f"call {self.call_id} of callset {self.callset_id} has not ended after {timeout} s"
-        # The last poll's error, if it failed. A timeout shorter than the storage's patience would otherwise hide the
-        # reason.
-        trouble = None if self._origin is None else self._origin.trouble()
-        if trouble is None:
-            return WaitTimeoutError(f"{what}; it is still running: wait again with a longer timeout, or call cancel()")
-        error = StorageTimeoutError(f"{what}, as far as pywren knows; the storage could not be reached: {trouble}")
-        error.__cause__ = trouble
-        return error
 
     # -- names kept only for programs written for 0.4 --------------------------------------------------------------
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal, TypeVar, overload
 
 from pywren.client import call_state, waiting
+from pywren.client.typevars import HasOutcome, T
 from pywren.exceptions import ArgumentError, StorageError
 from pywren.future import ResponseFuture
 from pywren.system.threads import for_each
@@ -18,14 +19,17 @@ ALWAYS = 3
 # Enough to hide the latency of S3, tens of milliseconds for each PUT. With as many failures the storage is in trouble.
 _CANCEL_THREADS = 32
 
+F = TypeVar("F", bound=ResponseFuture)
+"""A future: lists of futures keep the type of their items."""
+
 
 def wait(
-    fs: Iterable[ResponseFuture],
+    fs: Iterable[F],
     return_when: int = ALL_COMPLETED,
     THREADPOOL_SIZE: int = 64,
     WAIT_DUR_SEC: float = 5,
     timeout: float | None = None,
-) -> tuple[list[ResponseFuture], list[ResponseFuture]]:
+) -> tuple[list[F], list[F]]:
     """Wait for futures. They may come from different maps, executors and storages.
 
     Args:
@@ -58,28 +62,50 @@ def wait(
     else:
         raise ArgumentError(f"return_when is {return_when!r}; it must be pywren.ALL_COMPLETED, ANY_COMPLETED or ALWAYS")
     # Look at the states only now: futures that ended after the wait was over are reported as done too.
-    done: list[ResponseFuture] = []
-    not_done: list[ResponseFuture] = []
+    done: list[Any] = []
+    not_done: list[Any] = []
     for item in futures:
         (done if call_state.is_done(item) else not_done).append(item)
     call_state.mark_collected(done)
     return done, not_done
 
 
-def get_all_results(fs: Iterable[ResponseFuture]) -> list[Any]:
+@overload
+def get_all_results(
+    fs: Iterable[HasOutcome[T]], timeout: float | None = None, return_exceptions: Literal[False] = False
+) -> list[T]: ...
+
+
+@overload
+def get_all_results(
+    fs: Iterable[HasOutcome[T]], timeout: float | None = None, *, return_exceptions: bool
+) -> list[T | BaseException]: ...
+
+
+def get_all_results(fs: Iterable[Any], timeout: float | None = None, return_exceptions: bool = False) -> list[Any]:
     """Wait for all futures and return their results in order.
 
     Args:
         fs: the futures.
+        timeout: the longest time to wait, in seconds; ``None`` for no limit.
+        return_exceptions: return the exceptions of failed and cancelled calls in place of their results.
 
     Raises:
+        WaitTimeoutError: some calls had not ended after ``timeout`` seconds. They go on, and all futures stay valid.
+        StorageError: the storage of some futures could not be reached for a minute. The calls continue.
         BaseException: what the first failed call in the list raised. It is raised after all calls have ended.
     """
     futures = list_of(fs, "get_all_results()")
     # First wait for all, on one countdown: result() of each in turn would wake this thread once for every call, and
     # raise the first error while later calls still run.
-    wait(futures)
-    return [item.result() for item in futures]
+    _, not_done = wait(futures, timeout=timeout)
+    if not_done:
+        what = f"{len(not_done)} of {len(futures)} calls have not ended after {timeout} s"
+        raise waiting.time_out(what, not_done, "they are still running")
+    if not return_exceptions:
+        return [item.result() for item in futures]
+    verdicts = [call_state.verdict_of(item) for item in futures]
+    return [None if one is None else one.value if one.error is None else one.error for one in verdicts]
 
 
 def cancel_each(futures: Sequence[ResponseFuture]) -> int:
@@ -113,7 +139,7 @@ def cancel_each(futures: Sequence[ResponseFuture]) -> int:
     return len(cancelled)
 
 
-def list_of(fs: Iterable[ResponseFuture], taker: str) -> list[ResponseFuture]:
+def list_of(fs: Iterable[object], taker: str) -> list[ResponseFuture]:
     """Return futures as a list.
 
     Args:

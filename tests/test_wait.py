@@ -10,6 +10,7 @@ from test_future import Origin, settle
 import pywren
 from pywren.client import call_state
 from pywren.client.verdict import Verdict
+from pywren.exceptions import CallCancelledError, StorageError, StorageTimeoutError, WaitTimeoutError
 from pywren.future import ResponseFuture
 
 
@@ -117,3 +118,39 @@ def test_waiters_are_removed_again():
     for _ in range(5):
         pywren.wait([item], timeout=0.001)
     assert item._installed == []
+
+
+def test_get_all_results_with_exceptions_among_them():
+    """``return_exceptions`` returns errors and cancellations where the results would be."""
+    items = some(4)
+    error = OSError("failed")
+    settle(items[0], 0)
+    settle(items[1], error=error)
+    items[2].cancel()
+    settle(items[3], None)
+    results = pywren.get_all_results(items, return_exceptions=True)
+    assert results[0] == 0
+    assert results[1] is error
+    assert isinstance(results[2], CallCancelledError)
+    assert results[3] is None
+    assert items[1].errored()
+
+
+@pytest.mark.parametrize("return_exceptions", [False, True])
+def test_get_all_results_in_time_or_not_at_all(return_exceptions):
+    """After ``timeout`` the error says how many calls have not ended; their futures stay valid."""
+    items = some(3)
+    settle(items[0], 0)
+    with pytest.raises(WaitTimeoutError, match=r"2 of 3 calls have not ended after 0\.01 s; they are still running"):
+        pywren.get_all_results(items, 0.01, return_exceptions=return_exceptions)
+    settle(items[1], 1)
+    settle(items[2], 2)
+    assert pywren.get_all_results(items, 0) == [0, 1, 2]
+
+
+def test_get_all_results_says_why_the_storage_cannot_tell():
+    """If the storage cannot be reached when the time-out expires, the error says so."""
+    origin = Origin()
+    origin.trouble = lambda: StorageError("no network")
+    with pytest.raises(StorageTimeoutError, match=r"1 of 1 .* as far as pywren knows; .* no network"):
+        pywren.get_all_results(some(1, origin), timeout=0.01)

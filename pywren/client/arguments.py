@@ -8,7 +8,7 @@ import operator
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import Any
+from typing import Any, TypedDict
 
 from pywren.exceptions import ArgumentError
 from pywren.wire.call import CALL_FIELDS
@@ -20,6 +20,22 @@ MOST_RETRIES = 100
 MOST_ITEMS = 10_000_000
 """The most items that one map accepts when no limit is configured. The futures of more items would fill a machine's
 memory, and an iterable that yields more items is most likely infinite."""
+
+
+class MapOptions(TypedDict, total=False):
+    """The optional arguments of ``Executor.map``, for the verbs that pass them on; ``map`` explains them."""
+
+    extra_env: Mapping[str, str] | None
+    extra_meta: Mapping[str, Any] | None
+    invoke_pool_threads: int
+    data_all_as_one: bool
+    use_cached_runtime: bool
+    overwrite_invoke_args: Mapping[str, Any] | None
+    exclude_modules: Iterable[str] | None
+    retries: int | None
+    retry_on: type[BaseException] | Iterable[type[BaseException]] | None
+    backup: bool
+    name: str | None
 
 
 def consume(iterdata: Iterable[Any], limit: int | None) -> list[Any]:

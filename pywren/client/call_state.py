@@ -35,6 +35,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from pywren.client.typevars import R
 from pywren.exceptions import CallCancelledError
 from pywren.system import private_names
 from pywren.system.callbacks import callbacks
@@ -65,8 +66,8 @@ if hasattr(os, "register_at_fork"):
 in_each_child(_conditions, threading.Condition.__init__)
 
 
-class CallState(concurrent.futures.Future[Any]):
-    """The state of one call, and the waiters to notify when it ends.
+class CallState(concurrent.futures.Future[R]):
+    """The state of one call, and the waiters to notify when it ends. It is generic in what the function returns.
 
     Subclasses set ``call_id``, ``callset_id`` and ``_shared``. The modules of ``pywren.client`` and
     ``pywren.future`` use the underscored names; programs must not.
@@ -100,8 +101,7 @@ class CallState(concurrent.futures.Future[Any]):
             self._awaited = True
             self._origin.expect((self,))
 
-    @property
-    def _condition(self) -> threading.Condition:  # type: ignore[override]
+    def _condition_for_stdlib(self) -> threading.Condition:
         # For the standard library alone; pywren's own modules use ``_shared``.
         if self._own_condition is None:
             with _making:
@@ -110,8 +110,7 @@ class CallState(concurrent.futures.Future[Any]):
                     _conditions.add(self._own_condition)
         return self._own_condition
 
-    @property
-    def _waiters(self) -> list[Any]:  # type: ignore[override]
+    def _waiters_for_stdlib(self) -> list[Any]:
         # The standard library appends its waiters here, holding ``_condition``. Code that reads this wants the outcome.
         waiters = self._waiter_list()
         self._expect()
@@ -125,6 +124,11 @@ class CallState(concurrent.futures.Future[Any]):
                 if self._installed is None:
                     self._installed = []
         return self._installed
+
+    if not TYPE_CHECKING:
+        # Type checkers see the attributes of the base class: its ``as_completed`` takes only objects that have them.
+        _condition = property(_condition_for_stdlib)
+        _waiters = property(_waiters_for_stdlib)
 
     @property
     def _done_callbacks(self) -> list[Callable[[Any], object]]:

@@ -46,6 +46,7 @@ from pywren.exceptions import (
 )
 from pywren.future import ResponseFuture, futures_of
 from pywren.storage import Storage
+from pywren.system import file_locks
 from pywren.system.forks import in_each_child
 from pywren.system.private_files import make_directories, open_file
 from pywren.version import __version__
@@ -498,14 +499,12 @@ class LocalCallset:
 
 def _hold_lock(path: Path) -> Any:
     """Lock a file until this process ends. The lock shows other processes that the client is alive."""
-    import fcntl  # imported here, as the pool exists on Linux and macOS only
-
     try:
         make_directories(path.parent)
         file = open(open_file(path), "wb")  # noqa: SIM115 -- kept open as long as the callset lives
-        # LOCK_NB: a thread must not hang under ``_sharing``. Nothing else locks the file of a new callset: is_locked()
-        # tests only callsets that are old, or whose futures another process has unpickled.
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Without waiting: a thread must not hang under ``_sharing``. Nothing else locks the file of a new callset:
+        # is_locked() tests only callsets that are old, or whose futures another process has unpickled.
+        file_locks.lock(file)
     except OSError as error:
         raise StorageError(
             f"cannot keep results for other processes below {path.parent}: {error}; set PYWREN_HOME to a writable "

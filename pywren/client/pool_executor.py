@@ -9,13 +9,14 @@ import concurrent.futures
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence, Sized
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from pywren.client import waiting
 from pywren.client.call_state import tell_when_done
 from pywren.client.protocols import Verbs
+from pywren.client.typevars import P, T
 from pywren.exceptions import ArgumentError, ShutdownError, WaitTimeoutError
 from pywren.future import ResponseFuture
 from pywren.pickling.adapters import Application, Chunk
@@ -67,6 +68,14 @@ class ExecutorAdapter(concurrent.futures.Executor):
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._executor,)  # the copy has submitted nothing yet
 
+    @overload  # an ``async def`` function: its coroutine's value is the result
+    def submit(
+        self, fn: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> ResponseFuture[T]: ...
+
+    @overload
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> ResponseFuture[T]: ...
+
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> ResponseFuture:
         """Call a function on a worker.
 
@@ -80,6 +89,26 @@ class ExecutorAdapter(concurrent.futures.Executor):
             PywrenError: as for ``Executor.map`` of pywren.
         """
         return self._start(Application(fn), [(args, kwargs)])[0]
+
+    @overload
+    def map(
+        self,
+        fn: Callable[..., Coroutine[Any, Any, T]],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]: ...
+
+    @overload
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]: ...
 
     def map(
         self,

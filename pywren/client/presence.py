@@ -19,6 +19,7 @@ from pywren.client.callset import Callset
 from pywren.exceptions import StorageError
 from pywren.storage import Storage
 from pywren.storage.localhost_backend import is_locked
+from pywren.system import file_locks
 from pywren.system.private_files import make_directories, temporary_file
 
 _NOTE_LIMIT = 256  # bytes that are read of the file
@@ -95,14 +96,12 @@ def _link(path: Path, scratch: Path) -> None:
 
 
 def _make(scratch: Path) -> str:
-    import fcntl  # imported here, as Windows lacks it; calls of this kind do not run there
-
     make_directories(scratch)
     handle, name = temporary_file(scratch, "client-")
     file = os.fdopen(handle, "wb")
     file.write(json.dumps([os.getpid(), time.time()]).encode())
     file.flush()
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    file_locks.lock(file)
     _open.append(file)
     _locked[os.getpid(), str(scratch)] = name
     return name

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from pywren.client.call_state import DONE, CallState
-from pywren.exceptions import PywrenError
+from pywren.exceptions import PywrenError, StorageTimeoutError, WaitTimeoutError
 from pywren.system import shutdown
 
 if TYPE_CHECKING:
@@ -134,6 +134,26 @@ def await_all(futures: Sequence[CallState], timeout: float | None, at_least: int
             with future._shared:
                 if future._installed is not None:  # a forked child has dropped the list
                     future._installed.remove(countdown)
+
+
+def time_out(what: str, futures: Iterable[CallState], state: str) -> WaitTimeoutError:
+    """Return the error that tells a program that its time-out has expired.
+
+    Args:
+        what: what has not happened in time.
+        futures: the futures that have not ended.
+        state: what their calls do now, as far as the storage can be read.
+    """
+    # The last poll's error, if it failed. A timeout shorter than the storage's patience would otherwise hide the
+    # reason.
+    for origin, _ in _by_origin(futures):
+        trouble = origin.trouble()
+        if trouble is not None:
+            text = f"{what}, as far as pywren knows; the storage could not be reached: {trouble}"
+            error = StorageTimeoutError(text)
+            error.__cause__ = trouble
+            return error
+    return WaitTimeoutError(f"{what}; {state}: wait again with a longer timeout, or call cancel()")
 
 
 def _install(countdown: _Countdown, futures: Sequence[CallState]) -> list[CallState]:

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from pywren.exceptions import StorageError, StorageNoSuchKeyError
 from pywren.storage.backend import NamesOf04, check_range, read_at_most
+from pywren.system import file_locks
 from pywren.system.home import home
 from pywren.system.private_files import make_directories, open_file, temporary_file
 from pywren.wire.keys import jobs_prefix
@@ -376,12 +377,9 @@ def is_locked(path: str | os.PathLike[str]) -> bool:
     """Tell whether a living process holds a lock on a file."""
     try:
         with open(path, "rb") as file:
-            import fcntl  # Windows lacks fcntl, but has no lock files either: open() has failed before this
-
             # Shared, so that two readers do not take each other for the living client. Closing the file releases it at
-            # once. flock(2), not fcntl(2) locks: those are per process and vanish when any descriptor of the file is
-            # closed.
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            # once. On Windows there are no lock files, so open() has failed before this.
+            file_locks.lock(file, shared=True)
     except FileNotFoundError:
         return False
     except BlockingIOError:

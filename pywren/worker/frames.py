@@ -130,7 +130,7 @@ class UnlinkedFile:
 
 
 def _unlinked() -> int:
-    if hasattr(os, "memfd_create"):
+    if sys.platform == "linux" and hasattr(os, "memfd_create"):
         # The content counts as memory of the machine, or of the container: on Lambda, against the function's memory
         # size.
         return above_standard(os.memfd_create("pywren", os.MFD_CLOEXEC))

@@ -138,11 +138,11 @@ def _running_below(pid: int) -> list[int]:
 def _kill_and_wait(pids: Iterable[int]) -> bool:
     """Kill processes and wait until they have ended. Return whether they ended within ``_END_SECONDS``."""
     poll = select.poll()
-    descriptors = []
+    descriptors: list[int] = []
     for pid in pids:
         with contextlib.suppress(OSError):
             # macOS has no /proc either, so no list of processes leads here there.
-            if not hasattr(os, "pidfd_open"):
+            if sys.platform != "linux" or not hasattr(os, "pidfd_open"):
                 os.kill(pid, signal.SIGKILL)
                 continue
             # Open first, then kill through the descriptor: from here on the signal and the wait concern the same

@@ -86,7 +86,8 @@ def _texts(annotation: Any) -> list[str]:
     text = getattr(annotation, "__forward_arg__", None)
     if type(text) is str:
         return [text]
-    arguments = getattr(annotation, "__args__", None) if not isinstance(annotation, type) else None
+    # By its type: isinstance() takes list["Name"] for a class in Python 3.10.
+    arguments = None if issubclass(type(annotation), type) else getattr(annotation, "__args__", None)
     if isinstance(annotation, types.GenericAlias) or type(arguments) is tuple:
         return [text for argument in arguments or () for text in _texts(argument)]
     return []

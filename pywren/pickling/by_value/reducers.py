@@ -45,7 +45,7 @@ def reduce(obj: Any, state: PickleState) -> Any:
         return _functions.reduce_code(obj)
     if kind is types.CellType:
         return _functions.reduce_cell(obj)
-    if kind is type or isinstance(obj, type):
+    if kind is type or issubclass(kind, type):  # isinstance() takes list[int] for a class in Python 3.10
         is_users = obj.__flags__ & (_HEAP_TYPE | _IMMUTABLE_TYPE) == _HEAP_TYPE and not is_importable(obj)
         return _classes.reduce_class(obj, state) if is_users else NotImplemented
     if issubclass(kind, types.ModuleType):

@@ -8,6 +8,7 @@ through a Unix socket in the working directory, which is the emulator's director
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import sys
@@ -41,6 +42,8 @@ def main() -> None:
 
 def _seclude(path: str) -> int:
     """Create namespaces and enter them. Return an open descriptor of the program, whose path may be gone by then."""
+    if sys.platform != "linux":
+        raise OSError(errno.ENOTSUP, "only Linux has namespaces")
     parent, uid, gid = os.getppid(), os.getuid(), os.getgid()
     libc = ctypes.CDLL(None, use_errno=True)
     _check(libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNS | _CLONE_NEWNET), "unshare")

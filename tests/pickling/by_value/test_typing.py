@@ -52,6 +52,17 @@ def test_named_objects_of_typing_go_and_come_back(script):
     assert script(NAMES + lines(checks)) == ""
 
 
+def test_aliases_of_classes_of_the_library_in_annotations(script):
+    """A function travels with ``Future[int]`` in its signature, which Python 3.10 takes for a class."""
+    text = """
+from concurrent.futures import Future
+def f(x, waits: Future[int] = None, keeps: "dict[str, Future[int]]" = None): return f.__annotations__["waits"]
+run(f) == Future[int] or print(run(f))
+run(lambda alias: alias, Future[int]) == Future[int] or print("as an argument")
+"""
+    assert script(text) == ""
+
+
 def test_named_objects_of_typing_work_there(script):
     """Generic classes, named tuples, typed dictionaries, protocols and decorators work on the worker."""
     text = """

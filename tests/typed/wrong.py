@@ -1,0 +1,58 @@
+"""Wrong uses of pywren, which every type checker must find; ``tests/test_types.py`` checks this file.
+
+It is not run. Each ``type: ignore`` is an error if its line is none.
+"""
+
+from __future__ import annotations
+
+import pywren
+
+
+def word(number: int) -> str:
+    return str(number)
+
+
+def add(a: int, b: int) -> int:
+    return a + b
+
+
+async def fetch(url: str) -> bytes:
+    return url.encode()
+
+
+pwex = pywren.local_executor()
+
+# The items are not what the function takes.
+pwex.map(word, ["text"])  # type: ignore[arg-type]
+pwex.map(fetch, [1])  # type: ignore[arg-type]
+pwex.call_async(word, "text")  # type: ignore[arg-type]
+
+# The function takes two arguments.
+pwex.map(add, [(1, 2)])  # type: ignore[arg-type]
+
+# There is no iterable, and no such option.
+pwex.map(word, 5)  # type: ignore[call-overload]
+pwex.map(word, [1], extra_environment={})  # type: ignore[call-overload]
+pwex.map(word, [1], extra_env={"NUMBER": 1})  # type: ignore[arg-type, dict-item]
+pwex.map(fetch, ["url"], retries="twice")  # type: ignore[call-overload]
+
+# The result has another type.
+number: int = pwex.call_async(word, 1).result()  # type: ignore[assignment]
+page: str = pwex.call_async(fetch, "url").result()  # type: ignore[assignment]
+numbers: list[int] = pywren.get_all_results(pwex.map(word, [1]))  # type: ignore[arg-type]
+words: list[str] = pywren.get_all_results(pwex.map(word, [1]), return_exceptions=True)  # type: ignore[assignment]
+
+# These are no futures of pywren.
+pywren.wait([1])  # type: ignore[type-var]
+pywren.get_all_results(["text"])  # type: ignore[arg-type]
+
+# The reduction takes something else.
+pwex.reduce(word, pwex.map(len, ["a"]))  # type: ignore[arg-type]
+
+with pywren.PoolExecutor() as pool:
+    pool.submit(add, 1)  # type: ignore[call-overload]
+    pool.submit(add, 1, "2")  # type: ignore[call-overload]
+    pool.submit(add, 1, 2, c=3)  # type: ignore[arg-type, call-arg]
+
+# There is no such name.
+pywren.no_such_name()  # type: ignore[attr-defined]

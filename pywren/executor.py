@@ -19,6 +19,7 @@ from pywren.client.jobs import Job
 from pywren.client.protocols import Invoker, Origin, adapted
 from pywren.client.routes import make_dispatcher
 from pywren.client.staging import StagedDispatcher, agg_data
+from pywren.display import progress as bars
 from pywren.exceptions import ArgumentError, StorageError
 from pywren.future import ResponseFuture
 from pywren.pickling.adapters import Reduction
@@ -85,6 +86,8 @@ class Executor:
         self._retry_on: tuple[type[BaseException], ...] = self.__dict__.get("_retry_on", ())
         self._max_concurrency: int | None = wrenconfig.setting(config, "scheduler.max_concurrency")
         self._concurrency: int | None = wrenconfig.setting(config, "lambda.concurrency")
+        self._progress: bars.Choice = wrenconfig.setting(config, "scheduler.progress")
+        bars.from_environment()  # a wrong value is refused here rather than in the middle of a wait
         self.serializer = _make_serializer(self._calls_to, self.runtime_meta_info)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -147,6 +150,7 @@ class Executor:
         retry_on: type[BaseException] | Iterable[type[BaseException]] | None = None,
         backup: bool = False,
         name: str | None = None,
+        progress: bool | str = "auto",
     ) -> list[ResponseFuture]:
         """Call a function once for every item, each call on its own worker.
 
@@ -168,6 +172,8 @@ class Executor:
             backup: start a second attempt of calls that take over three times as long as the others; the first result
                 counts.
             name: a name under which ``pywren.attach`` finds the calls again, from any process and machine.
+            progress: whether ``wait`` and ``get_all_results`` show a bar for these calls: True, False, or ``"auto"``,
+                which leaves it to ``PYWREN_PROGRESS`` and ``scheduler.progress``; see ``pywren.wait``.
 
         Returns:
             One future for each item, in order; ``[]`` for no items.
@@ -187,6 +193,7 @@ class Executor:
             "use_cached_runtime": use_cached_runtime,
             "overwrite_invoke_args": overwrite_invoke_args,
             "name": name,
+            "progress": bars.preferred(progress, self._progress),
         }
         policy = self._policy(retries, retry_on, backup)
         return self._submit(func, items, extra_env, extra_meta, exclude_modules, options, policy)
@@ -517,6 +524,7 @@ class Executor:
         if not self._dispatcher.out_of_band:  # otherwise calls run here, with this machine's packages
             warn_of_skew(mentions, self.runtime_meta_info)
         callset = self._new_callset(modules, min(self.job_max_runtime, dispatcher.longest_runtime))
+        callset.progress = options.get("progress", self._progress)
         submission = Submission(
             callset,
             function,

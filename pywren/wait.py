@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pywren.client import call_state, waiting
+from pywren.display.progress import Progress
 from pywren.exceptions import ArgumentError, StorageError
 from pywren.future import ResponseFuture
 from pywren.system.threads import for_each
@@ -25,6 +26,8 @@ def wait(
     THREADPOOL_SIZE: int = 64,
     WAIT_DUR_SEC: float = 5,
     timeout: float | None = None,
+    *,
+    progress: bool | str = "auto",
 ) -> tuple[list[ResponseFuture], list[ResponseFuture]]:
     """Wait for futures. They may come from different maps, executors and storages.
 
@@ -34,12 +37,16 @@ def wait(
         THREADPOOL_SIZE: has no effect; kept for 0.4.
         WAIT_DUR_SEC: has no effect; kept for 0.4, which polled at this interval.
         timeout: the longest time to wait, in seconds; ``None`` for no limit.
+        progress: whether to show a bar on stderr: True, False, or ``"auto"``, which shows it on a terminal or in a
+            notebook once the wait has lasted a second, unless the map, ``PYWREN_PROGRESS`` or ``scheduler.progress``
+            says otherwise.
 
     Returns:
         ``(done, not_done)``, both lists in the order of ``fs``.
 
     Raises:
-        ArgumentError: ``return_when`` is not one of the three values, or an item of ``fs`` is not a future.
+        ArgumentError: ``return_when`` or ``progress`` is not one of its three values, or an item of ``fs`` is not a
+            future.
         StorageError: the storage of some futures could not be reached for a minute. The calls continue; ``wait`` may be
             called again.
     """
@@ -51,10 +58,12 @@ def wait(
         # On this thread, without sleeping. If the monitor is polling the same callset right now, take what is known.
         waiting.poll([item for item in distinct if not call_state.is_done(item)])
     elif return_when == ALL_COMPLETED:
-        waiting.await_all(distinct, timeout)
+        with Progress(distinct, progress) as watcher:
+            waiting.await_all(distinct, timeout, watcher=watcher)
     elif return_when == ANY_COMPLETED:
         # min(): with no futures at all, waiting for one of them would never end.
-        waiting.await_all(distinct, timeout, at_least=min(1, len(distinct)))
+        with Progress(distinct, progress) as watcher:
+            waiting.await_all(distinct, timeout, at_least=min(1, len(distinct)), watcher=watcher)
     else:
         raise ArgumentError(f"return_when is {return_when!r}; it must be pywren.ALL_COMPLETED, ANY_COMPLETED or ALWAYS")
     # Look at the states only now: futures that ended after the wait was over are reported as done too.
@@ -66,11 +75,12 @@ def wait(
     return done, not_done
 
 
-def get_all_results(fs: Iterable[ResponseFuture]) -> list[Any]:
+def get_all_results(fs: Iterable[ResponseFuture], *, progress: bool | str = "auto") -> list[Any]:
     """Wait for all futures and return their results in order.
 
     Args:
         fs: the futures.
+        progress: whether to show a bar meanwhile; see ``wait``.
 
     Raises:
         BaseException: what the first failed call in the list raised. It is raised after all calls have ended.
@@ -78,7 +88,7 @@ def get_all_results(fs: Iterable[ResponseFuture]) -> list[Any]:
     futures = list_of(fs, "get_all_results()")
     # First wait for all, on one countdown: result() of each in turn would wake this thread once for every call, and
     # raise the first error while later calls still run.
-    wait(futures)
+    wait(futures, progress=progress)
     return [item.result() for item in futures]
 
 

@@ -278,6 +278,9 @@ KEYS: Mapping[str, Key] = {
     "scheduler.map_item_limit": Key((int,), None, 1),
     "scheduler.retries": Key((int,), 2, 0, 100),
     "scheduler.max_concurrency": Key((int,), None, 1),
+    "scheduler.progress": Key(
+        (bool, str), "auto", hint="true, false or auto", fits=lambda value: isinstance(value, bool) or value == "auto"
+    ),
     "standalone.ec2_instance_type": Key(default=AWS_EC2_INSTANCE_TYPE_DEFAULT),
     "standalone.sqs_queue_name": Key(default=AWS_SQS_QUEUE_DEFAULT),
     "standalone.visibility": Key((int,), 10, 0, 43200),

@@ -40,6 +40,7 @@ class Callset:
         first_attempt: the number of the first attempt since the job was last resumed. What earlier attempts returned
             counts, but their failures do not.
         deletion: the finalizer that deletes the callset's directory on this machine, if there is one.
+        progress: whether waits for the calls show a bar: True, False or ``"auto"``.
         origin: a weak reference to what gives the futures of the callset their outcomes, once there are futures.
     """
 
@@ -60,12 +61,14 @@ class Callset:
     condition: threading.Condition = field(default_factory=threading.Condition, repr=False)
     deletion: Any = field(default=None, repr=False)
     inputs: list[Any] = field(default_factory=list, repr=False)
+    progress: bool | str = "auto"
     # Weak: an origin has its callset. The executor, which knows its callsets, finds the calls in this way.
     origin: weakref.ref[Any] | None = field(default=None, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
         # Pickle the secret too, because another user cannot derive it. Leave out what only this process has.
         here: dict[str, Any] = {"condition": None, "deletion": None, "origin": None, "overwrite": {}}
+        here["progress"] = "auto"  # whether anybody looks is known only where the future is unpickled
         facts = {name: value for name, value in self.facts.items() if name != "extra_env"}  # it may hold secrets
         return {**self.__dict__, "secret": self.known_secret(), "facts": facts, **here}
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pywren.version import __version__
 
 if TYPE_CHECKING:
+    from pywren.display.summary import summary
     from pywren.executor import Executor
     from pywren.future import ResponseFuture
     from pywren.jobs import attach, resume
@@ -49,6 +50,7 @@ __all__ = [
     "remote_executor",
     "resume",
     "standalone_executor",
+    "summary",
     "wait",
 ]
 
@@ -72,6 +74,7 @@ _LAZY = {
     "remote_executor": "wren",
     "resume": "jobs",
     "standalone_executor": "wren",
+    "summary": "display.summary",
 }
 _SUBMODULES = frozenset(
     {

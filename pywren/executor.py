@@ -19,6 +19,7 @@ from pywren.client.jobs import Job
 from pywren.client.protocols import Invoker, Origin, adapted
 from pywren.client.routes import make_dispatcher
 from pywren.client.staging import StagedDispatcher, agg_data
+from pywren.cloud.prices import billing_of
 from pywren.display import progress as bars
 from pywren.exceptions import ArgumentError, StorageError
 from pywren.future import ResponseFuture
@@ -591,6 +592,8 @@ class Executor:
         callset = Callset(self.storage.prefix, job_max_runtime=job_max_runtime, modules=names)
         self._callsets.add(callset)
         callset.facts.update(self.invoker.config(), job_invoke_timestamp=callset.submitted)
+        if self._calls_to.function_name is not None:
+            callset.billing = billing_of(self.config, callset.facts.get("region_name"))
         return callset
 
 

@@ -8,15 +8,17 @@ _SIZES = ("kB", "MB", "GB", "TB", "PB")
 
 
 def duration(seconds: float) -> str:
-    """Return a duration in words: ``"3.2 ms"``, ``"1.25 s"``, ``"4 min 5 s"``, ``"2 h 10 min"``.
+    """Return a duration in words: ``"85 µs"``, ``"3.2 ms"``, ``"1.25 s"``, ``"4 min 5 s"``, ``"2 h 10 min"``.
 
     Args:
         seconds: the duration; clocks of two machines may make it negative.
     """
     if seconds < 0:
         return f"-{duration(-seconds)}"
-    if seconds < 0.0095:
-        return f"{seconds * 1000:.2g} ms" if seconds else "0 s"
+    if seconds < 0.9995e-3:
+        return f"{seconds * 1e6:.3g} µs" if seconds else "0 s"
+    if seconds < 0.00995:
+        return f"{seconds * 1000:.2g} ms"
     if seconds < 0.995:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 59.5:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["notebooks.md"])
+@pytest.mark.parametrize("page", ["notebooks.md", "costs.md"])
 def test_the_blocks_of_a_page_run_one_after_the_other(page: str, tmp_path: Path) -> None:
     """A reader who pastes the blocks into the cells of a notebook, or into one file, gets no error."""
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")

@@ -36,7 +36,12 @@ from pywren.wire.call import Call
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from pywren.display.estimate import Estimate
+
 logger = logging.getLogger(__name__)
+
+USUAL_CONCURRENCY = 1000
+"""How many calls an account may run at once in a region, unless AWS has changed that (checked in November 2026)."""
 
 SHOW_OUTPUT_VARIABLE = "PYWREN_SHOW_OUTPUT"
 """The environment variable that, set to any value, shows the output of local calls, as ``local: show_output`` does."""
@@ -252,6 +257,41 @@ class Executor:
         futures = list_of(list_of_futures, "reduce()")
         wait(futures)
         return self.call_async(Reduction(function), futures, extra_env, extra_meta)
+
+    def estimate(
+        self, func: Callable[[Any], Any], iterdata: Iterable[Any], sample: int = 10, *, progress: bool | str = "auto"
+    ) -> Estimate:
+        """Run a sample of the calls of a map, wait for it, and tell what the whole map would take and cost.
+
+        Args:
+            func: takes one item. It really runs, with whatever it does and costs.
+            iterdata: the items of the map; all are taken.
+            sample: how many calls to run. Their items are spread evenly over all items.
+            progress: whether to show a bar meanwhile; see ``wait``.
+
+        Returns:
+            An object that prints, that notebooks show, and that has ``seconds``, ``dollars`` and ``to_dict()``.
+
+        Raises:
+            ArgumentError: there are no items, ``sample`` is not a positive whole number, or this executor's calls run
+                only when the program runs them.
+            PywrenError: as for ``map``. Calls of the sample that fail raise nothing; the estimate tells.
+        """
+        from pywren.display.estimate import Estimate, choose  # imported here, as few programs need them
+        from pywren.display.summary import summary
+
+        if not self._calls_to.starts_calls:
+            raise ArgumentError("estimate() waits for calls, but those of this executor run only with run_jobs()")
+        items = arguments.consume(iterdata, self.map_item_limit)
+        chosen = choose(items, sample)
+        logger.info("estimate: running a sample of %d of %d calls", len(chosen), len(items))
+        futures = self.map(func, chosen, progress=progress)
+        wait(futures)
+        pool = self._calls_to.pool
+        limits = (self._max_concurrency, self._concurrency, None if pool is None else pool.size)
+        at_once = min((one for one in limits if one is not None), default=None)
+        assumed = at_once is None and self._calls_to.function_name is not None
+        return Estimate(summary(futures), len(items), USUAL_CONCURRENCY if assumed else at_once, assumed=assumed)
 
     def resume_job(self, job: Job, extra_env: Mapping[str, str] | None = None) -> list[ResponseFuture]:
         """Run the calls of a named job again that have not returned a value. ``pywren.resume`` calls this.

@@ -26,7 +26,8 @@ class Costs(NamedTuple):
         parts: US dollars by what they are paid for; ``None`` for what has no known price.
         elsewhere: the sum at the prices of ``prices.REGION``, where those of the calls' region are not known.
         region: the region of the calls; ``None`` if it is not known, or if there are several.
-        missing: what is not in the sum, in words.
+        unmeasured: how many attempts left no figures, so that their seconds are not in the sum.
+        others: whether some calls ran on workers of which pywren does not know what they cost.
     """
 
     gb_seconds: float
@@ -36,12 +37,23 @@ class Costs(NamedTuple):
     parts: Mapping[str, float | None]
     elsewhere: float | None
     region: str | None
-    missing: tuple[str, ...]
+    unmeasured: int = 0
+    others: bool = False
 
     @property
     def dollars(self) -> float | None:
         """The sum in US dollars; ``None`` if any price is not known."""
         return _total(self.parts)
+
+    @property
+    def missing(self) -> list[str]:
+        """What is not in the sum, in words."""
+        missing = ["the start of containers (INIT)", "the polls of this program, signs of life and retried requests"]
+        if self.unmeasured:
+            missing.insert(0, f"the seconds of {number(self.unmeasured, 'attempt')} that left no figures")
+        if self.others:
+            missing.insert(0, "workers of a queue, and calls that other processes have made")
+        return missing
 
     def times(self, factor: float) -> Costs:
         """Return the costs of so many times the calls."""
@@ -52,11 +64,16 @@ class Costs(NamedTuple):
             gets=round(self.gets * factor),
             parts={name: None if sum_ is None else sum_ * factor for name, sum_ in self.parts.items()},
             elsewhere=None if self.elsewhere is None else self.elsewhere * factor,
+            unmeasured=round(self.unmeasured * factor),
         )
 
     def spoken(self, least: str = "at least ") -> str:
         """Return the sum in words."""
         amount = f"{self.gb_seconds:,.4g} GB-s" if self.gb_seconds < 10_000 else f"{self.gb_seconds:,.0f} GB-s"
+        if self.others:
+            return (
+                f"{amount}; dollars are unknown, because some calls did not run on Lambda, or another process made them"
+            )
         if self.dollars is None:
             there = "" if self.elsewhere is None else f" (in {REGION} it would be {money(self.elsewhere)})"
             where = "these workers" if self.region is None else self.region
@@ -67,7 +84,7 @@ class Costs(NamedTuple):
     def to_dict(self) -> dict[str, Any]:
         """Return the costs as a dict that JSON can encode."""
         prices = {"region": REGION, "checked": CHECKED}
-        return {**self._asdict(), "parts": dict(self.parts), "missing": list(self.missing), "dollars": self.dollars,
+        return {**self._asdict(), "parts": dict(self.parts), "missing": self.missing, "dollars": self.dollars,
                 "table": prices}  # fmt: skip
 
 
@@ -82,11 +99,10 @@ def costs_of(maps: Iterable[MapFacts]) -> Costs | None:
         return None
     found = [_costs_of_map(one, one.billing) for one in paid if one.billing is not None]
     regions = {one.region for one in found}
-    missing = [text for one in found for text in one.missing]
+    others = len(found) < len(paid)
     parts = _added(one.parts for one in found)
     elsewhere = [one.elsewhere for one in found]
-    if len(found) < len(paid):
-        missing.append("workers of a queue and calls that other processes made: pywren does not know what they cost")
+    if others:
         parts = {**parts, "other workers": None}
     return Costs(
         gb_seconds=sum(one.gb_seconds for one in found),
@@ -94,9 +110,10 @@ def costs_of(maps: Iterable[MapFacts]) -> Costs | None:
         puts=sum(one.puts for one in found),
         gets=sum(one.gets for one in found),
         parts=parts,
-        elsewhere=None if None in elsewhere or not found or len(found) < len(paid) else sum(filter(None, elsewhere)),
+        elsewhere=None if others or None in elsewhere else math.fsum(one for one in elsewhere if one is not None),
         region=regions.pop() if len(regions) == 1 else None,
-        missing=tuple(dict.fromkeys(missing)),
+        unmeasured=sum(one.unmeasured for one in found),
+        others=others,
     )
 
 
@@ -111,19 +128,22 @@ def _costs_of_map(one: MapFacts, billing: Billing) -> Costs:
 
     def priced(prices: Prices) -> dict[str, float | None]:
         storage = seconds * max(0, billing.storage_mb - FREE_STORAGE_MB) / 1024
-        used = {
-            "compute": (gb_seconds, prices.gb_second),
-            "invocations": (invocations / 1e6, prices.million_requests),
-            "/tmp": (storage, prices.storage_gb_second),
-            "S3": None,
-        }
-        sums = {name: _times(*pair) for name, pair in used.items() if pair is not None}
         written, read = _times(puts / 1000, prices.thousand_puts), _times(gets / 1000, prices.thousand_gets)
-        return {**sums, "S3": None if written is None or read is None else written + read}
+        return {
+            "compute": _times(gb_seconds, prices.gb_second),
+            "invocations": _times(invocations / 1e6, prices.million_requests),
+            "/tmp": _times(storage, prices.storage_gb_second),
+            "S3": None if written is None or read is None else written + read,
+        }
 
     parts = priced(billing.prices(architecture))
     elsewhere = _total(priced(billing.prices_of_table(architecture))) if _total(parts) is None else None
-    return Costs(gb_seconds, invocations, puts, gets, parts, elsewhere, billing.region, tuple(_missing(one.calls)))
+    unmeasured = sum(
+        call.attempts - (call.billed is not None and call.memory_mb is not None)
+        for call in one.calls
+        if call.invoked is not None
+    )
+    return Costs(gb_seconds, invocations, puts, gets, parts, elsewhere, billing.region, unmeasured)
 
 
 def _measured(calls: Iterable[CallFacts]) -> tuple[float, float]:
@@ -135,20 +155,6 @@ def _measured(calls: Iterable[CallFacts]) -> tuple[float, float]:
             seconds += billed
             gb_seconds += billed * call.memory_mb / 1024
     return seconds, gb_seconds
-
-
-def _missing(calls: Iterable[CallFacts]) -> Iterable[str]:
-    calls = list(calls)
-    unmeasured = sum(
-        call.attempts - (call.billed is not None and call.memory_mb is not None)
-        for call in calls
-        if call.invoked is not None
-    )
-    if unmeasured:
-        yield f"the seconds of {number(unmeasured, 'attempt')} that left no figures"
-    cold = sum(call.was_cold is True for call in calls)
-    yield f"the start of containers (INIT){f', of which there were at least {cold:,}' if cold else ''}"
-    yield "the polls of this program, signs of life and retried requests"
 
 
 def _times(amount: float, price: float | None) -> float | None:

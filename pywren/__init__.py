@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pywren import wrenhandler as wrenhandler
     from pywren import wrenlogging as wrenlogging
     from pywren import wrenutil as wrenutil
+    from pywren.display.summary import summary
     from pywren.executor import Executor
     from pywren.future import ResponseFuture
     from pywren.jobs import attach, resume
@@ -68,6 +69,7 @@ __all__ = [
     "remote_executor",
     "resume",
     "standalone_executor",
+    "summary",
     "wait",
 ]
 
@@ -91,6 +93,7 @@ _LAZY = {
     "remote_executor": "wren",
     "resume": "jobs",
     "standalone_executor": "wren",
+    "summary": "display.summary",
 }
 _SUBMODULES = frozenset(
     {

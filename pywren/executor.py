@@ -21,6 +21,8 @@ from pywren.client.protocols import Invoker, Origin, adapted
 from pywren.client.routes import make_dispatcher
 from pywren.client.staging import StagedDispatcher, agg_data
 from pywren.client.typevars import A, HasOutcome, T
+from pywren.cloud.prices import billing_of
+from pywren.display import progress as bars
 from pywren.exceptions import ArgumentError, StorageError
 from pywren.future import ResponseFuture
 from pywren.pickling.adapters import Reduction
@@ -38,7 +40,12 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self, Unpack
 
+    from pywren.display.estimate import Estimate
+
 logger = logging.getLogger(__name__)
+
+USUAL_CONCURRENCY = 1000
+"""How many calls an account may run at once in a region, unless AWS has changed that (checked in November 2026)."""
 
 SHOW_OUTPUT_VARIABLE = "PYWREN_SHOW_OUTPUT"
 """The environment variable that, set to any value, shows the output of local calls, as ``local: show_output`` does."""
@@ -89,6 +96,8 @@ class Executor:
         self._retry_on: tuple[type[BaseException], ...] = self.__dict__.get("_retry_on", ())
         self._max_concurrency: int | None = wrenconfig.setting(config, "scheduler.max_concurrency")
         self._concurrency: int | None = wrenconfig.setting(config, "lambda.concurrency")
+        self._progress: bars.Choice = wrenconfig.setting(config, "scheduler.progress")
+        bars.from_environment()  # a wrong value is refused here rather than in the middle of a wait
         self.serializer = _make_serializer(self._calls_to, self.runtime_meta_info)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -157,6 +166,7 @@ class Executor:
         retry_on: type[BaseException] | Iterable[type[BaseException]] | None = None,
         backup: bool = False,
         name: str | None = None,
+        progress: bool | str = "auto",
     ) -> list[ResponseFuture[T]]: ...
 
     def map(
@@ -175,6 +185,7 @@ class Executor:
         retry_on: type[BaseException] | Iterable[type[BaseException]] | None = None,
         backup: bool = False,
         name: str | None = None,
+        progress: bool | str = "auto",
     ) -> list[ResponseFuture]:
         """Call a function once for every item, each call on its own worker.
 
@@ -196,6 +207,8 @@ class Executor:
             backup: start a second attempt of calls that take over three times as long as the others; the first result
                 counts.
             name: a name under which ``pywren.attach`` finds the calls again, from any process and machine.
+            progress: whether ``wait`` and ``get_all_results`` show a bar for these calls: True, False, or ``"auto"``,
+                which leaves it to ``PYWREN_PROGRESS`` and ``scheduler.progress``; see ``pywren.wait``.
 
         Returns:
             One future for each item, in order; ``[]`` for no items.
@@ -215,6 +228,7 @@ class Executor:
             "use_cached_runtime": use_cached_runtime,
             "overwrite_invoke_args": overwrite_invoke_args,
             "name": name,
+            "progress": bars.preferred(progress, self._progress),
         }
         policy = self._policy(retries, retry_on, backup)
         return self._submit(func, items, extra_env, extra_meta, exclude_modules, options, policy)
@@ -298,6 +312,41 @@ class Executor:
         futures = list_of(list_of_futures, "reduce()")
         wait(futures)
         return self.call_async(Reduction(function), futures, extra_env, extra_meta)
+
+    def estimate(
+        self, func: Callable[[Any], Any], iterdata: Iterable[Any], sample: int = 10, *, progress: bool | str = "auto"
+    ) -> Estimate:
+        """Run a sample of the calls of a map, wait for it, and tell what the whole map would take and cost.
+
+        Args:
+            func: takes one item. It really runs, with whatever it does and costs.
+            iterdata: the items of the map; all are taken.
+            sample: how many calls to run. Their items are spread evenly over all items.
+            progress: whether to show a bar meanwhile; see ``wait``.
+
+        Returns:
+            An object that prints, that notebooks show, and that has ``seconds``, ``dollars`` and ``to_dict()``.
+
+        Raises:
+            ArgumentError: there are no items, ``sample`` is not a positive whole number, or this executor's calls run
+                only when the program runs them.
+            PywrenError: as for ``map``. Calls of the sample that fail raise nothing; the estimate tells.
+        """
+        from pywren.display.estimate import Estimate, choose  # imported here, as few programs need them
+        from pywren.display.summary import summary
+
+        if not self._calls_to.starts_calls:
+            raise ArgumentError("estimate() waits for calls, but those of this executor run only with run_jobs()")
+        items = arguments.consume(iterdata, self.map_item_limit)
+        chosen = choose(items, sample)
+        logger.info("estimate: running a sample of %d of %d calls", len(chosen), len(items))
+        futures = self.map(func, chosen, progress=progress)
+        wait(futures)
+        pool = self._calls_to.pool
+        limits = (self._max_concurrency, self._concurrency, None if pool is None else pool.size)
+        at_once = min((one for one in limits if one is not None), default=None)
+        assumed = at_once is None and self._calls_to.function_name is not None
+        return Estimate(summary(futures), len(items), USUAL_CONCURRENCY if assumed else at_once, assumed=assumed)
 
     def resume_job(self, job: Job, extra_env: Mapping[str, str] | None = None) -> list[ResponseFuture]:
         """Run the calls of a named job again that have not returned a value. ``pywren.resume`` calls this.
@@ -571,6 +620,7 @@ class Executor:
         if not self._dispatcher.out_of_band:  # otherwise calls run here, with this machine's packages
             warn_of_skew(mentions, self.runtime_meta_info)
         callset = self._new_callset(modules, min(self.job_max_runtime, dispatcher.longest_runtime))
+        callset.progress = options.get("progress", self._progress)
         submission = Submission(
             callset,
             function,
@@ -637,6 +687,8 @@ class Executor:
         callset = Callset(self.storage.prefix, job_max_runtime=job_max_runtime, modules=names)
         self._callsets.add(callset)
         callset.facts.update(self.invoker.config(), job_invoke_timestamp=callset.submitted)
+        if self._calls_to.function_name is not None:
+            callset.billing = billing_of(self.config, callset.facts.get("region_name"))
         return callset
 
 

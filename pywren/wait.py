@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeVar, overload
 
 from pywren.client import call_state, waiting
 from pywren.client.typevars import HasOutcome, T
+from pywren.display.progress import Progress
 from pywren.exceptions import ArgumentError, StorageError
 from pywren.future import ResponseFuture
 from pywren.system.threads import for_each
@@ -29,6 +30,8 @@ def wait(
     THREADPOOL_SIZE: int = 64,
     WAIT_DUR_SEC: float = 5,
     timeout: float | None = None,
+    *,
+    progress: bool | str = "auto",
 ) -> tuple[list[F], list[F]]:
     """Wait for futures. They may come from different maps, executors and storages.
 
@@ -38,12 +41,16 @@ def wait(
         THREADPOOL_SIZE: has no effect; kept for 0.4.
         WAIT_DUR_SEC: has no effect; kept for 0.4, which polled at this interval.
         timeout: the longest time to wait, in seconds; ``None`` for no limit.
+        progress: whether to show a bar on stderr: True, False, or ``"auto"``, which shows it on a terminal or in a
+            notebook once the wait has lasted a second, unless the map, ``PYWREN_PROGRESS`` or ``scheduler.progress``
+            says otherwise.
 
     Returns:
         ``(done, not_done)``, both lists in the order of ``fs``.
 
     Raises:
-        ArgumentError: ``return_when`` is not one of the three values, or an item of ``fs`` is not a future.
+        ArgumentError: ``return_when`` or ``progress`` is not one of its three values, or an item of ``fs`` is not a
+            future.
         StorageError: the storage of some futures could not be reached for a minute. The calls continue; ``wait`` may be
             called again.
     """
@@ -55,10 +62,12 @@ def wait(
         # On this thread, without sleeping. If the monitor is polling the same callset right now, take what is known.
         waiting.poll([item for item in distinct if not call_state.is_done(item)])
     elif return_when == ALL_COMPLETED:
-        waiting.await_all(distinct, timeout)
+        with Progress(distinct, progress) as watcher:
+            waiting.await_all(distinct, timeout, watcher=watcher)
     elif return_when == ANY_COMPLETED:
         # min(): with no futures at all, waiting for one of them would never end.
-        waiting.await_all(distinct, timeout, at_least=min(1, len(distinct)))
+        with Progress(distinct, progress) as watcher:
+            waiting.await_all(distinct, timeout, at_least=min(1, len(distinct)), watcher=watcher)
     else:
         raise ArgumentError(f"return_when is {return_when!r}; it must be pywren.ALL_COMPLETED, ANY_COMPLETED or ALWAYS")
     # Look at the states only now: futures that ended after the wait was over are reported as done too.
@@ -72,23 +81,38 @@ def wait(
 
 @overload
 def get_all_results(
-    fs: Iterable[HasOutcome[T]], timeout: float | None = None, return_exceptions: Literal[False] = False
+    fs: Iterable[HasOutcome[T]],
+    timeout: float | None = None,
+    return_exceptions: Literal[False] = False,
+    *,
+    progress: bool | str = "auto",
 ) -> list[T]: ...
 
 
 @overload
 def get_all_results(
-    fs: Iterable[HasOutcome[T]], timeout: float | None = None, *, return_exceptions: bool
+    fs: Iterable[HasOutcome[T]],
+    timeout: float | None = None,
+    *,
+    return_exceptions: bool,
+    progress: bool | str = "auto",
 ) -> list[T | BaseException]: ...
 
 
-def get_all_results(fs: Iterable[Any], timeout: float | None = None, return_exceptions: bool = False) -> list[Any]:
+def get_all_results(
+    fs: Iterable[Any],
+    timeout: float | None = None,
+    return_exceptions: bool = False,
+    *,
+    progress: bool | str = "auto",
+) -> list[Any]:
     """Wait for all futures and return their results in order.
 
     Args:
         fs: the futures.
         timeout: the longest time to wait, in seconds; ``None`` for no limit.
         return_exceptions: return the exceptions of failed and cancelled calls in place of their results.
+        progress: whether to show a bar meanwhile; see ``wait``.
 
     Raises:
         WaitTimeoutError: some calls had not ended after ``timeout`` seconds. They go on, and all futures stay valid.
@@ -98,7 +122,7 @@ def get_all_results(fs: Iterable[Any], timeout: float | None = None, return_exce
     futures = list_of(fs, "get_all_results()")
     # First wait for all, on one countdown: result() of each in turn would wake this thread once for every call, and
     # raise the first error while later calls still run.
-    _, not_done = wait(futures, timeout=timeout)
+    _, not_done = wait(futures, timeout=timeout, progress=progress)
     if not_done:
         what = f"{len(not_done)} of {len(futures)} calls have not ended after {timeout} s"
         raise waiting.time_out(what, not_done, "they are still running")

@@ -275,9 +275,17 @@ KEYS: Mapping[str, Key] = {
     "runtime.sha256": Key(hint="the SHA-256 of the runtime's tarball in quotes, as `sha256sum` prints it"),
     "runtime.runtime_storage": Key(default="s3"),
     "runtime.preinstalls": Key((list,), (), hint="a list of the modules that a layer or an image provides"),
+    "prices.gb_second": Key((float,), None, 0),
+    "prices.million_requests": Key((float,), None, 0),
+    "prices.storage_gb_second": Key((float,), None, 0),
+    "prices.thousand_puts": Key((float,), None, 0),
+    "prices.thousand_gets": Key((float,), None, 0),
     "scheduler.map_item_limit": Key((int,), None, 1),
     "scheduler.retries": Key((int,), 2, 0, 100),
     "scheduler.max_concurrency": Key((int,), None, 1),
+    "scheduler.progress": Key(
+        (bool, str), "auto", hint="true, false or auto", fits=lambda value: isinstance(value, bool) or value == "auto"
+    ),
     "standalone.ec2_instance_type": Key(default=AWS_EC2_INSTANCE_TYPE_DEFAULT),
     "standalone.sqs_queue_name": Key(default=AWS_SQS_QUEUE_DEFAULT),
     "standalone.visibility": Key((int,), 10, 0, 43200),

@@ -60,6 +60,7 @@ def handle_on_lambda(container: Container, event: Mapping[str, Any], context: An
             "aws_request_id": context.aws_request_id,
             "log_group_name": context.log_group_name,
             "log_stream_name": context.log_stream_name,
+            "memory_limit_in_mb": str(getattr(context, "memory_limit_in_mb", "")),
             "remaining_seconds": context.get_remaining_time_in_millis() / 1000,
         },
     )

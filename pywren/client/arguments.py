@@ -36,6 +36,7 @@ class MapOptions(TypedDict, total=False):
     retry_on: type[BaseException] | Iterable[type[BaseException]] | None
     backup: bool
     name: str | None
+    progress: bool | str
 
 
 def consume(iterdata: Iterable[Any], limit: int | None) -> list[Any]:

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pywren.client.driver.policy import Policy
 from pywren.pickling.packed import Packed
@@ -16,6 +16,9 @@ from pywren.system.home import user_key
 from pywren.wire import digests
 from pywren.wire.keys import CallKeys, CallsetKeys
 from pywren.wrenutil import create_callset_id
+
+if TYPE_CHECKING:
+    from pywren.cloud.prices import Billing
 
 
 @dataclass(eq=False)
@@ -40,6 +43,8 @@ class Callset:
         first_attempt: the number of the first attempt since the job was last resumed. What earlier attempts returned
             counts, but their failures do not.
         deletion: the finalizer that deletes the callset's directory on this machine, if there is one.
+        billing: what is needed to say what the calls cost; ``None`` if they do not run on Lambda.
+        progress: whether waits for the calls show a bar: True, False or ``"auto"``.
         origin: a weak reference to what gives the futures of the callset their outcomes, once there are futures.
     """
 
@@ -60,12 +65,15 @@ class Callset:
     condition: threading.Condition = field(default_factory=threading.Condition, repr=False)
     deletion: Any = field(default=None, repr=False)
     inputs: list[Any] = field(default_factory=list, repr=False)
+    billing: Billing | None = None
+    progress: bool | str = "auto"
     # Weak: an origin has its callset. The executor, which knows its callsets, finds the calls in this way.
     origin: weakref.ref[Any] | None = field(default=None, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
         # Pickle the secret too, because another user cannot derive it. Leave out what only this process has.
         here: dict[str, Any] = {"condition": None, "deletion": None, "origin": None, "overwrite": {}}
+        here["progress"] = "auto"  # whether anybody looks is known only where the future is unpickled
         facts = {name: value for name, value in self.facts.items() if name != "extra_env"}  # it may hold secrets
         return {**self.__dict__, "secret": self.known_secret(), "facts": facts, **here}
 

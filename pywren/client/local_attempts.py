@@ -24,6 +24,7 @@ from pywren.worker.task import Repeats, RunResult
 
 if TYPE_CHECKING:
     from pywren.client.driver.driver import Attempt, Driver
+    from pywren.client.driver.record import Counts
 
 logger = logging.getLogger(__name__)
 
@@ -171,6 +172,11 @@ class LocalAttempts:
     def is_driven(self) -> bool:
         """Whether the driver knows any calls."""
         return self._driver is not None
+
+    def counts(self) -> Counts | None:
+        """Return what the driver has counted; ``None`` if there is no driver yet."""
+        driver = self._driver
+        return None if driver is None else driver.counts()
 
     def of(self, call_id: str, verdict: Verdict | None) -> tuple[Attempt, ...]:
         """Return the attempts of a call, in order.

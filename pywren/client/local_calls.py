@@ -61,6 +61,7 @@ from pywren.wrenutil import create_call_id
 
 if TYPE_CHECKING:
     from pywren.client.driver.driver import Attempt
+    from pywren.client.driver.record import Counts
     from pywren.worker.parent.pool import LocalPool
 
 logger = logging.getLogger(__name__)
@@ -346,6 +347,10 @@ class LocalCallset:
     def attempts(self, target: CallState) -> tuple[Attempt, ...]:
         """Return the attempts of a call; of those that were killed or raised, when and where."""
         return self._attempts.of(target.call_id, call_state.verdict_of(target))
+
+    def counts(self) -> Counts | None:
+        """Return what the driver has counted; ``None`` while no attempt has failed, as then there is no driver."""
+        return self._attempts.counts()
 
     def invoke_status(self, target: CallState) -> dict[str, Any]:
         """Return what the client did for the callset. Steps of PyWren 0.4 that do not exist here have a time of 0."""

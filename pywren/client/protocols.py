@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from pywren.client.call_state import CallState
     from pywren.client.callset import Callset, Submission
     from pywren.client.driver.driver import Attempt
+    from pywren.client.driver.record import Counts
     from pywren.exceptions import PywrenError
     from pywren.future import ResponseFuture
     from pywren.storage import Storage
@@ -183,6 +184,9 @@ class Origin(Protocol):
 
     def attempts(self, future: CallState) -> tuple[Attempt, ...]:
         """Return the attempts of a call, as far as this process knows them."""
+
+    def counts(self) -> Counts | None:
+        """Return what the driver has counted; ``None`` if this process drives none of the calls."""
 
     def recipe(self, future: CallState) -> Recipe:
         """Return what another process needs to recreate this future."""

@@ -37,6 +37,7 @@ from pywren.client.belief import Findings, Sign
 from pywren.client.call_state import CallState
 from pywren.client.callset import Callset
 from pywren.client.driver.driver import Attempt, Driver, Ready
+from pywren.client.driver.record import Counts
 from pywren.client.driver.retrying import Over
 from pywren.client.ends import End, Ends, with_attempts
 from pywren.client.failure_records import Death, FailureRecords, Noted
@@ -316,6 +317,10 @@ class StagedCallset:
     def attempts(self, target: CallState) -> tuple[Attempt, ...]:
         """Return the attempts of a call; an empty tuple if another process drives the call."""
         return () if self.driver is None else self.driver.attempts(target.call_id)
+
+    def counts(self) -> Counts | None:
+        """Return what the driver has counted; ``None`` if another process drives the calls."""
+        return None if self.driver is None else self.driver.counts()
 
     def invoke_status(self, target: CallState) -> dict[str, Any]:
         """Return what the client did for the callset and for this call."""

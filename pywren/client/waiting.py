@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import threading
 import time
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from pywren.client.call_state import DONE, CallState
 from pywren.exceptions import PywrenError, StorageTimeoutError, WaitTimeoutError
@@ -34,6 +35,19 @@ _NAMED = 5  # how many calls to name in the line that Ctrl-C prints
 # The calls that went on when Ctrl-C ended the wait for them, until the next map has said so. Only the main thread adds
 # to it, because Ctrl-C arrives there; any thread that makes calls may clear it.
 _left_running: weakref.WeakSet[CallState] = weakref.WeakSet()
+
+
+class Watcher(Protocol):
+    """Shows how far a wait is, on the thread that waits."""
+
+    def begin(self, waiting: int) -> float:
+        """Note that the wait begins to sleep, for so many calls. Return in how many seconds to call ``look``."""
+
+    def look(self) -> float:
+        """Show how far the calls are. Return in how many seconds to call this again."""
+
+    def end(self) -> None:
+        """Stop showing it. May be called again."""
 
 
 class _Countdown:
@@ -91,13 +105,16 @@ class _Countdown:
                 self._gate.release()
 
 
-def await_all(futures: Sequence[CallState], timeout: float | None, at_least: int | None = None) -> bool:
+def await_all(
+    futures: Sequence[CallState], timeout: float | None, at_least: int | None = None, watcher: Watcher | None = None
+) -> bool:
     """Wait until a number of futures are done. The thread sleeps meanwhile instead of polling.
 
     Args:
         futures: the futures, each only once; they may have different origins.
         timeout: the longest time to wait, in seconds; ``None`` for no limit.
         at_least: how many futures must be done; ``None`` means all.
+        watcher: shows how far the wait is; ``None`` shows nothing.
 
     Returns:
         Whether that many futures are done.
@@ -118,13 +135,15 @@ def await_all(futures: Sequence[CallState], timeout: float | None, at_least: int
             # expect() may start the monitor's thread. Done after start(): if the last outcome arrived meanwhile, no
             # poll is needed.
             expect(waiting)  # without holding any condition: each origin takes its own locks
-            _wait(countdown, timeout, waiting)
+            _wait(countdown, timeout, waiting, watcher)
         # Outcomes win over trouble: what the caller asked for is there, although the storage could not be read for a
         # while.
         if countdown.trouble is not None and not countdown.is_over:
             raise copied(countdown.trouble)
         return countdown.is_over
     except KeyboardInterrupt:
+        if watcher is not None:
+            watcher.end()  # before the next line writes to the same terminal
         stop_waiting([origin for origin, _ in _by_origin(waiting)])
         raise
     finally:
@@ -172,18 +191,23 @@ def _install(countdown: _Countdown, futures: Sequence[CallState]) -> list[CallSt
     return waiting
 
 
-def _wait(countdown: _Countdown, timeout: float | None, futures: Sequence[CallState]) -> None:
+def _wait(countdown: _Countdown, timeout: float | None, futures: Sequence[CallState], watcher: Watcher | None) -> None:
     """Wait until the countdown ends. Every ``SILENCE`` seconds, let the origins report why no results arrive."""
-    left = timeout
-    # Count down from the timeout instead of reading the clock: each wait lasted its full time, or the loop has ended.
-    while not countdown.wait(SILENCE if left is None else min(left, SILENCE)):
-        if left is not None:
-            left -= SILENCE
-            if left <= 0:
-                return
-        for origin, _ in _by_origin([one for one in futures if one._state not in DONE]):
-            # On the waiting thread, so a slow check of the reason delays no other thread.
-            origin.report_silence()
+    now = time.monotonic()
+    end = math.inf if timeout is None else now + float(min(timeout, threading.TIMEOUT_MAX))
+    next_report = now + SILENCE
+    next_look = math.inf if watcher is None else now + watcher.begin(len(futures))
+    while not countdown.wait(min(end, next_report, next_look) - time.monotonic()):
+        # On the waiting thread, so a slow terminal or a slow check of the reason delays no other thread.
+        now = time.monotonic()
+        if now >= end:
+            return
+        if now >= next_report:
+            next_report = now + SILENCE
+            for origin, _ in _by_origin([one for one in futures if one._state not in DONE]):
+                origin.report_silence()
+        if watcher is not None and now >= next_look:
+            next_look = now + watcher.look()
 
 
 def copied(error: PywrenError) -> PywrenError:

@@ -22,6 +22,9 @@ from pywren.wrenhandler import handle_on_lambda
 
 logger = logging.getLogger(__name__)
 
+MEMORY_MB = 1536
+"""The memory that the function has, as far as it is told."""
+
 
 class MockFunction:
     """Runs the invocations of one function; asynchronous invocations run on the function's own threads.
@@ -105,7 +108,7 @@ class MockFunction:
             *output.splitlines(),
             f"END RequestId: {request}",
             f"REPORT RequestId: {request}\tDuration: {milliseconds:.2f} ms\tBilled Duration: {milliseconds:.0f} ms\t"
-            f"Memory Size: 1536 MB\tMax Memory Used: 64 MB",
+            f"Memory Size: {MEMORY_MB} MB\tMax Memory Used: 64 MB",
         ]
         backend: Any = get_backend("logs")[self._account_id][self._region]
         if context.log_group_name not in backend.groups:
@@ -128,6 +131,7 @@ class _LambdaContext:
         self.aws_request_id = str(uuid.uuid4())
         self.log_group_name = f"/aws/lambda/{function_name}"
         self.log_stream_name = log_stream_name
+        self.memory_limit_in_mb = str(MEMORY_MB)
         self._deadline = time.monotonic() + timeout
 
     def get_remaining_time_in_millis(self) -> int:
@@ -143,7 +147,7 @@ def _lambda_environment(name: str, region: str, endpoint: str | None, access_key
         **({} if endpoint is None else {"AWS_ENDPOINT_URL": endpoint}),
         "AWS_LAMBDA_FUNCTION_NAME": name,
         "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
-        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "1536",
+        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(MEMORY_MB),
         "AWS_LAMBDA_LOG_GROUP_NAME": f"/aws/lambda/{name}",
         "AWS_REGION": region,
         "AWS_DEFAULT_REGION": region,

@@ -102,6 +102,11 @@ class LocalPool:
         with self._lock:
             self._start_missing()
 
+    @property
+    def size(self) -> int:
+        """How many processes the pool has when all are started."""
+        return self._size
+
     def _reset(self) -> None:
         """Enter the state of a pool without processes. A process that was forked from the client calls this too."""
         # Everything new, the lock included: at a fork another thread may have held the old lock, and that thread does

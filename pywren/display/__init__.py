@@ -1,0 +1,1 @@
+"""What people look at: progress bars, summaries, costs, timelines, and objects in notebooks."""

@@ -1,0 +1,177 @@
+"""``Costs``: what calls on Lambda have cost, as far as it is known.
+
+Only what was measured counts: the seconds that workers report, the invocations that the service accepted, and the
+requests to S3 that every call needs. So a sum is a lower bound, and ``missing`` says what is not in it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from pywren.cloud.prices import CHECKED, FREE_STORAGE_MB, REGION, Billing, Prices
+from pywren.display.facts import CallFacts, MapFacts
+from pywren.display.words import money, number
+
+
+class Costs(NamedTuple):
+    """What calls have cost at least, or will.
+
+    Args:
+        gb_seconds: the memory of the workers times the seconds that they measured.
+        invocations: how many invocations the service accepted.
+        puts: how many PUT requests to S3 the calls needed.
+        gets: how many GET requests to S3 the calls needed.
+        parts: US dollars by what they are paid for; ``None`` for what has no known price.
+        elsewhere: the sum at the prices of ``prices.REGION``, where those of the calls' region are not known.
+        region: the region of the calls; ``None`` if it is not known, or if there are several.
+        unmeasured: how many attempts left no figures, so that their seconds are not in the sum.
+        others: whether some calls ran on workers of which pywren does not know what they cost.
+    """
+
+    gb_seconds: float
+    invocations: int
+    puts: int
+    gets: int
+    parts: Mapping[str, float | None]
+    elsewhere: float | None
+    region: str | None
+    unmeasured: int = 0
+    others: bool = False
+
+    @property
+    def dollars(self) -> float | None:
+        """The sum in US dollars; ``None`` if any price is not known."""
+        return _total(self.parts)
+
+    @property
+    def missing(self) -> list[str]:
+        """What is not in the sum, in words."""
+        missing = ["the start of containers (INIT)", "the polls of this program, signs of life and retried requests"]
+        if self.unmeasured:
+            missing.insert(0, f"the seconds of {number(self.unmeasured, 'attempt')} that left no figures")
+        if self.others:
+            missing.insert(0, "workers of a queue, and calls that other processes have made")
+        return missing
+
+    def times(self, factor: float) -> Costs:
+        """Return the costs of so many times the calls."""
+        return self._replace(
+            gb_seconds=self.gb_seconds * factor,
+            invocations=round(self.invocations * factor),
+            puts=round(self.puts * factor),
+            gets=round(self.gets * factor),
+            parts={name: None if sum_ is None else sum_ * factor for name, sum_ in self.parts.items()},
+            elsewhere=None if self.elsewhere is None else self.elsewhere * factor,
+            unmeasured=round(self.unmeasured * factor),
+        )
+
+    def spoken(self, least: str = "at least ") -> str:
+        """Return the sum in words."""
+        amount = f"{self.gb_seconds:,.4g} GB-s" if self.gb_seconds < 10_000 else f"{self.gb_seconds:,.0f} GB-s"
+        if self.others:
+            return (
+                f"{amount}; dollars are unknown, because some calls did not run on Lambda, or another process made them"
+            )
+        if self.dollars is None:
+            there = "" if self.elsewhere is None else f" (in {REGION} it would be {money(self.elsewhere)})"
+            where = "these workers" if self.region is None else self.region
+            return f"{amount}; dollars are unknown{there}: set `prices` in the configuration to those of {where}"
+        parts = ", ".join(f"{name} {money(one)}" for name, one in self.parts.items() if one)
+        return f"{amount}, {least}{money(self.dollars)} ({parts})" if parts else f"{amount}, {money(self.dollars)}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the costs as a dict that JSON can encode."""
+        prices = {"region": REGION, "checked": CHECKED}
+        return {**self._asdict(), "parts": dict(self.parts), "missing": self.missing, "dollars": self.dollars,
+                "table": prices}  # fmt: skip
+
+
+def costs_of(maps: Iterable[MapFacts]) -> Costs | None:
+    """Return what some calls have cost; ``None`` if none of them ran in AWS.
+
+    Args:
+        maps: the calls, by callset.
+    """
+    paid = [one for one in maps if not one.is_local]
+    if not paid:
+        return None
+    found = [_costs_of_map(one, one.billing) for one in paid if one.billing is not None]
+    regions = {one.region for one in found}
+    others = len(found) < len(paid)
+    parts = _added(one.parts for one in found)
+    elsewhere = [one.elsewhere for one in found]
+    if others:
+        parts = {**parts, "other workers": None}
+    return Costs(
+        gb_seconds=sum(one.gb_seconds for one in found),
+        invocations=sum(one.invocations for one in found),
+        puts=sum(one.puts for one in found),
+        gets=sum(one.gets for one in found),
+        parts=parts,
+        elsewhere=None if others or None in elsewhere else math.fsum(one for one in elsewhere if one is not None),
+        region=regions.pop() if len(regions) == 1 else None,
+        unmeasured=sum(one.unmeasured for one in found),
+        others=others,
+    )
+
+
+def _costs_of_map(one: MapFacts, billing: Billing) -> Costs:
+    seconds, gb_seconds = _measured(one.calls)
+    invocations = sum(call.attempts for call in one.calls if call.invoked is not None)
+    reported = [call for call in one.calls if call.billed is not None]
+    apart = sum(call.is_output_apart for call in one.calls)
+    puts = 1 + len(reported) + apart  # the function, and for each call its status and perhaps its output
+    gets = len(reported) + apart + sum(call.downloads for call in one.calls)
+    architecture = next((call.architecture for call in one.calls if call.architecture), None)
+
+    def priced(prices: Prices) -> dict[str, float | None]:
+        storage = seconds * max(0, billing.storage_mb - FREE_STORAGE_MB) / 1024
+        written, read = _times(puts / 1000, prices.thousand_puts), _times(gets / 1000, prices.thousand_gets)
+        return {
+            "compute": _times(gb_seconds, prices.gb_second),
+            "invocations": _times(invocations / 1e6, prices.million_requests),
+            "/tmp": _times(storage, prices.storage_gb_second),
+            "S3": None if written is None or read is None else written + read,
+        }
+
+    parts = priced(billing.prices(architecture))
+    elsewhere = _total(priced(billing.prices_of_table(architecture))) if _total(parts) is None else None
+    unmeasured = sum(
+        call.attempts - (call.billed is not None and call.memory_mb is not None)
+        for call in one.calls
+        if call.invoked is not None
+    )
+    return Costs(gb_seconds, invocations, puts, gets, parts, elsewhere, billing.region, unmeasured)
+
+
+def _measured(calls: Iterable[CallFacts]) -> tuple[float, float]:
+    """Return the seconds that workers have measured, and the GB-seconds. Lambda bills whole milliseconds."""
+    seconds = gb_seconds = 0.0
+    for call in calls:
+        if call.billed is not None and call.memory_mb is not None:
+            billed = math.ceil(max(0.0, call.billed) * 1000) / 1000
+            seconds += billed
+            gb_seconds += billed * call.memory_mb / 1024
+    return seconds, gb_seconds
+
+
+def _times(amount: float, price: float | None) -> float | None:
+    if not amount:
+        return 0.0
+    return None if price is None else amount * price
+
+
+def _total(parts: Mapping[str, float | None]) -> float | None:
+    sums = list(parts.values())
+    return None if None in sums else math.fsum(one for one in sums if one is not None)
+
+
+def _added(several: Iterable[Mapping[str, float | None]]) -> dict[str, float | None]:
+    added: dict[str, float | None] = {}
+    for parts in several:
+        for name, one in parts.items():
+            before = added.get(name, 0.0)
+            added[name] = None if one is None or before is None else before + one
+    return added

@@ -337,10 +337,10 @@ class TestShutdown:
             pool.submit(abs, 1)
 
 
-@pytest.mark.parametrize("given", [4, 0, "lambda", pywren.local_executor, object(), {"max_workers": 2}])
+@pytest.mark.parametrize("given", [4.5, "lambda", pywren.local_executor, object(), {"max_workers": 2}])
 def test_something_else_than_an_executor(given):
-    """Row 254: an object that is not an executor is refused at once; the error says what to pass."""
-    with pytest.raises(ArgumentError, match=r"pywren.local_executor\(\)"):
+    """Row 254: what is neither a number of workers nor an executor is refused at once; the error says what to pass."""
+    with pytest.raises(TypeError, match=r"pywren.local_executor\(\)"):
         pywren.PoolExecutor(given)
 
 

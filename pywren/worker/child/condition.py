@@ -135,6 +135,17 @@ class Condition:
         ]
         self.count_modules()
 
+    def adopt_settings(self) -> None:
+        """Accept the present state, with all settings that were changed on purpose: an initializer has run."""
+        self._done.clear()
+        self._state = _state()
+        self.trace, self._profile = sys.gettrace(), sys.getprofile()
+        self.adopt()
+
+    def spend(self) -> None:
+        """Have this process run no more calls."""
+        self._done.append("spent")  # ``_is_sound`` knows no way to undo it
+
     def count_modules(self) -> None:
         """Record the modules that are loaded now as those that must stay."""
         self._loaded = dict(sys.modules)

@@ -95,10 +95,9 @@ class LocalPool:
         check_platform()
         shutdown.require_running()
         self.lifetime = Lifetime(linger)
-        self._size = processes or _usable_processors()
+        self._size = processes or usual_processes()
         self._show_output = show_output
         self._reset()
-        lifetime.end_with_program(self)
         with self._lock:
             self._start_missing()
 
@@ -159,6 +158,11 @@ class LocalPool:
             # wait for.
             self._pump.wake()
 
+    @property
+    def size(self) -> int:
+        """How many processes the pool has when it is busy."""
+        return self._size
+
     def close(self) -> None:
         """End every child process and the pump. Unfinished calls end as cancelled."""
         with self._lock:
@@ -171,11 +175,22 @@ class LocalPool:
                     )
                 )
                 self._members.kill()
+            self._pump.wake()
+        lifetime.forget(self.lifetime)
+        self._join()
+
+    def retire(self) -> None:
+        """Wait until no executor uses the pool and all calls and processes have ended, without the linger."""
+        with self._lock:
+            self.lifetime.linger_no_more()
+            self._pump.wake()
+        self._join()
+
+    def _join(self) -> None:
+        with self._lock:
             # Read with the lock held: the pump sets it to None at its end.
             thread = self._pump.thread
-            self._pump.wake()
-        lifetime.forget_closed()
-        # Do this without the lock, which the pump needs to end. A callback may close the pool on the pump's own thread.
+        # Do this without the lock, which the pump needs to end. A callback may be here on the pump's own thread.
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 
@@ -340,6 +355,8 @@ class LocalPool:
 
     def _start_missing(self, coming: int = 0) -> None:
         if self._members.start_missing(self._ledger.outstanding, coming):
+            if self._pump.thread is None:
+                lifetime.end_with_program(self)  # until the pump ends
             self._pump.start()
 
     # -- the end of the process, and forks ---------------------------------------------------------------------
@@ -384,7 +401,12 @@ class LocalPool:
         self._reset()
 
 
-def _usable_processors() -> int:
+def usual_processes() -> int:
+    """Return how many processes a pool has by default: one for each processor that this process may use.
+
+    Raises:
+        ConfigError: ``PYWREN_LOCAL_PROCESSES`` is not a number of processes.
+    """
     asked = os.environ.get(PROCESSES_VARIABLE)
     if asked:
         if not asked.isdecimal() or not int(asked):

@@ -334,8 +334,11 @@ def is_inert(function: object) -> bool:
     """Tell whether a function cannot change its process when it is called with plain data.
 
     Such a function refers only to numbers and strings, to built-ins that compute, to the functions of ``math``, to
-    other functions of this kind, and to attributes of its argument. So it can only compute.
+    other functions of this kind, and to attributes of its argument. So it can only compute, and so can such a built-in.
     """
+    if type(function) is BuiltinFunctionType:
+        is_of_math = type(function.__self__) is ModuleType and function.__module__ in _HARMLESS_MODULES
+        return is_of_math or function in _HARMLESS
     return _is_inert(function, set())
 
 

@@ -48,7 +48,7 @@ from pywren.pickling.packed import Packed
 from pywren.system import shutdown
 from pywren.wire.cause import Cause
 from pywren.wire.failure import Failure
-from pywren.worker import call_resources
+from pywren.worker import call_resources, frames
 from pywren.worker.directories import remove_abandoned_directories
 from pywren.worker.parent import lifetime
 from pywren.worker.parent.batch import Batch, EncodedFunctions, OnResults, OnStart
@@ -249,12 +249,45 @@ class LocalPool:
             # After the start, which may have given the processes a new environment, and with the lock held since.
             if changes := self._members.environment_changes(environment):
                 batch.extra_env = {**changes, **batch.extra_env}
+            has_room = not self._ledger.is_anything_waiting()
             self._ledger.add(batch)
-            # Give out calls here rather than in the pump, so that a call reaches its process one thread switch earlier.
-            starts = self._feeder.feed(time.monotonic())
-            self._pump.wake_if_late()
+            starts = self._feed() if has_room else ()
         announce(starts)  # without the lock, because the callbacks are other people's code
         return batch
+
+    def extend(self, batch: Batch, argument: Packed) -> bool:
+        """Add one call to a batch, with an index that follows that of its last call.
+
+        Only one thread at a time may extend a batch.
+
+        Args:
+            batch: what ``submit`` has returned.
+            argument: the packed argument of the call.
+
+        Returns:
+            False if all calls of the batch have ended, or the argument is too big: then no call was added.
+
+        Raises:
+            OSError: no process can be started.
+            ShutdownError: the pool is closed, or the program is ending.
+        """
+        if argument.buffers or len(argument.data) > frames.INLINE_LIMIT:
+            return False
+        with self._lock:
+            self._require_open()
+            self._start_missing(1)
+            has_room = not self._ledger.is_anything_waiting()
+            if not self._ledger.extend(batch, argument.data):
+                return False
+            starts = self._feed() if has_room else ()
+        announce(starts)
+        return True
+
+    def _feed(self) -> Sequence[tuple[OnStart, int]]:
+        """Give out calls here rather than in the pump, so that a call reaches its process one thread switch earlier."""
+        starts = self._feeder.feed(time.monotonic())
+        self._pump.wake_if_late()
+        return starts
 
     def cancel(self, batch: Batch, index: int, *, running: bool = True) -> bool:
         """Cancel a call. A waiting call never runs; a running call is killed with its process.

@@ -21,9 +21,12 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from _common import MEGABYTE, Row, Shortfall, Target, measured_in_child, median_of, stopwatch, tell
+
+if TYPE_CHECKING:
+    import concurrent.futures
 
 WORKERS = 2
 MAX_SECONDS = 120
@@ -94,6 +97,10 @@ class Library:
         """Start many calls and return a handle for each."""
         raise NotImplementedError
 
+    def executor_of_standard_library(self) -> concurrent.futures.Executor:
+        """Return the library's executor with the interface of ``concurrent.futures``."""
+        raise NotImplementedError
+
     def outcomes(self, function: Callable[[Any], Any], xs: Sequence[Any]) -> list[Any]:
         """Run many calls and return each one's result or exception."""
         return [outcome_of(future.result) for future in self.submit(function, xs)]
@@ -128,6 +135,11 @@ print(pwex.call_async(lambda x: x + 1, 1).result())
     def submit(self, function: Callable[[Any], Any], xs: Sequence[Any]) -> list[Any]:
         return self.executor.map(function, xs)
 
+    def executor_of_standard_library(self) -> concurrent.futures.Executor:
+        import pywren
+
+        return pywren.PoolExecutor(executor=self.executor)
+
 
 class Ppe(Library):
     """``concurrent.futures.ProcessPoolExecutor``, with one task per submission."""
@@ -150,6 +162,9 @@ if __name__ == "__main__":
         from concurrent.futures import ProcessPoolExecutor
 
         self.pool = ProcessPoolExecutor(WORKERS)
+
+    def executor_of_standard_library(self) -> concurrent.futures.Executor:
+        return self.pool
 
     def submit(self, function: Callable[[Any], Any], xs: Sequence[Any]) -> list[Any]:
         from concurrent.futures import BrokenExecutor
@@ -285,6 +300,18 @@ def measure_warm(library: str, quick: bool) -> float:
     return 1000 * statistics.median(times[len(times) // 10 :])
 
 
+def measure_submit(library: str, quick: bool) -> float:
+    """Return the milliseconds of 2,000 trivial calls that ``submit`` makes one by one, with all results collected."""
+    executor = LIBRARIES[library]().executor_of_standard_library()
+    times = []
+    for count in (200, *[2_000] * (2 if quick else 7)):
+        with stopwatch() as seconds:
+            futures = [executor.submit(add_one, n) for n in range(count)]
+            [future.result() for future in futures]
+            times.append(seconds())
+    return 1000 * statistics.median(times[1:])
+
+
 def measure_many(library: str, quick: bool) -> float:
     """Return how many trivial calls run per second, with a future for each and all results collected."""
     workers = LIBRARIES[library]()
@@ -382,6 +409,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     "start": Measurement(measure_start, "s", EVERYONE, (Target(0.25, "lithops"), Target(2.5, "ppe"))),
     "import": Measurement(measure_import, "ms", "pywren stdlib", (Target(1.5, "stdlib"),)),
     "warm": Measurement(measure_warm, "ms", EVERYONE, (Target(1, "ppe"),)),
+    "submit": Measurement(measure_submit, "ms", "pywren ppe", (Target(1, "ppe"),)),
     "many": Measurement(measure_many, "calls/s", EVERYONE, (Target(5, "ppe"),), True, slow="lithops"),
     "scalars": Measurement(measure_scalars, "calls/s", EVERYONE, (Target(2, "ppe"),), True, slow="lithops"),
     "arguments": Measurement(measure_arguments, "MB/s", EVERYONE, (Target(2, "ppe"),), True),

@@ -7,6 +7,7 @@
     ├── ConfigError (ValueError)        the configuration is missing, unreadable or wrong
     ├── SerializationError              a function, an argument or a module cannot be sent
     ├── DecodeError (ValueError)        bytes are not a valid pywren message
+    ├── BrokenPoolError (concurrent.futures.BrokenExecutor)  the initializer of a ``PoolExecutor`` failed
     ├── InvocationError                 the service refused to start a call
     │   ├── ShutdownError (RuntimeError)    the executor was shut down, or the program is exiting
     │   └── InvocationThrottledError    the service is too busy to start a call now
@@ -42,6 +43,7 @@ from typing import Any
 
 __all__ = [
     "ArgumentError",
+    "BrokenPoolError",
     "CallCancelledError",
     "CallError",
     "CallLostError",
@@ -110,6 +112,19 @@ class SerializationError(PywrenError):
 
 class DecodeError(PywrenError, ValueError):
     """Bytes are not a valid call, status or outcome."""
+
+
+class BrokenPoolError(PywrenError, concurrent.futures.BrokenExecutor):
+    """The initializer of a ``PoolExecutor`` failed on a worker, so the pool takes no more calls.
+
+    Args:
+        message: how the initializer failed.
+        pool: identifies the ``PoolExecutor``.
+    """
+
+    def __init__(self, message: str, *, pool: str = "") -> None:
+        super().__init__(message)
+        self.pool = pool
 
 
 class InvocationError(PywrenError):

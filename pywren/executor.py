@@ -25,7 +25,7 @@ from pywren.cloud.prices import billing_of
 from pywren.display import progress as bars
 from pywren.exceptions import ArgumentError, StorageError
 from pywren.future import ResponseFuture
-from pywren.pickling.adapters import Reduction
+from pywren.pickling.adapters import Application, Reduction
 from pywren.pickling.mentions import Mentions
 from pywren.runtime import check_runtime, get_runtime_info
 from pywren.serialize import Serializer
@@ -619,7 +619,14 @@ class Executor:
         )
         if not self._dispatcher.out_of_band:  # otherwise calls run here, with this machine's packages
             warn_of_skew(mentions, self.runtime_meta_info)
-        callset = self._new_callset(modules, min(self.job_max_runtime, dispatcher.longest_runtime))
+        policy = policy or self._policy()
+        max_runtime = min(self.job_max_runtime, dispatcher.longest_runtime)
+        if type(func) is Application and len(pickled) == 1 and not (modules or extra_env or extra_meta or staged):
+            # Calls of submit() come one by one. Those of one function need not have a callset each.
+            joined = dispatcher.join(function, pickled[0], policy, max_runtime)
+            if joined is not None:
+                return [joined]
+        callset = self._new_callset(modules, max_runtime)
         callset.progress = options.get("progress", self._progress)
         submission = Submission(
             callset,
@@ -630,7 +637,7 @@ class Executor:
             extra_env=arguments.checked_env(extra_env),
             extra_meta=extra_meta,
             options=options,
-            policy=policy or self._policy(),
+            policy=policy,
         )
         if self._calls_to.runs_here:
             waiting.say_what_is_in_the_way("on this machine")
@@ -683,7 +690,7 @@ class Executor:
         return self._stager
 
     def _new_callset(self, modules: Iterable[str], job_max_runtime: float) -> Callset:
-        names = frozenset([path.partition("/")[0].partition(".")[0] for path in modules])
+        names = frozenset([path.partition("/")[0].partition(".")[0] for path in modules]) if modules else frozenset()
         callset = Callset(self.storage.prefix, job_max_runtime=job_max_runtime, modules=names)
         self._callsets.add(callset)
         callset.facts.update(self.invoker.config(), job_invoke_timestamp=callset.submitted)

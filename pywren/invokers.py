@@ -215,7 +215,10 @@ class LocalInvoker(Invoker):
         # None stands for the shared pool. It is looked up at each use, because it may have ended and been replaced.
         self._given_pool = pool
         # Each process has its own LocalWorker, because the parent's threads do not exist in a forked child.
-        self._worker: PerProcess[LocalWorker] = PerProcess(lambda: LocalWorker(lambda: self.pool, self.environment))
+        most = None if pool is None else pool.size
+        self._worker: PerProcess[LocalWorker] = PerProcess(
+            lambda: LocalWorker(lambda: self.pool, self.environment, most)
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The environment is not sent either: it may contain secrets.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from pywren import wrenconfig
-from pywren.client.pool_executor import ExecutorAdapter
+from pywren.client.driver.capacity import USUAL_CONCURRENCY
+from pywren.client.pool_executor import ExecutorAdapter, checked_max_workers, checked_setup, has_verbs
 from pywren.exceptions import ArgumentError, ConfigError
 from pywren.wait import ALL_COMPLETED, ALWAYS, ANY_COMPLETED, get_all_results, wait
 
@@ -28,7 +30,11 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from pywren.client.protocols import Verbs
     from pywren.executor import Executor
+    from pywren.invokers import LocalInvoker
+    from pywren.worker.initialized import Setup
+    from pywren.worker.parent.pool import LocalPool
 
 logger = logging.getLogger(__name__)
 
@@ -48,18 +54,23 @@ def default_executor(**kwargs: Any) -> Executor:
     Raises:
         ConfigError: ``PYWREN_EXECUTOR`` has another value, or the configuration is missing or wrong.
     """
+    checked = _checked(kwargs.pop("config", None))
+    return _default_factory(checked)(config=checked, **kwargs)
+
+
+def _default_factory(checked: _Checked) -> Callable[..., Executor]:
+    """Return the function that makes the default executor."""
     name = os.environ.get(EXECUTOR_VARIABLE)
     if name:
         factory = _FACTORIES.get(name)
         if factory is None:
             raise ConfigError(f"{EXECUTOR_VARIABLE} is {name!r}; set it to one of {', '.join(_FACTORIES)}, or unset it")
-        return factory(**kwargs)
-    kwargs["config"] = checked = _checked(kwargs.get("config"))
+        return factory
     if not checked.stays_here:
-        return lambda_executor(**kwargs)
+        return lambda_executor
     if checked.source.path is None:  # a user who has written this setting into a file knows it
         _say_where()
-    return local_executor(**kwargs)
+    return local_executor
 
 
 def lambda_executor(config: Mapping[str, Any] | None = None, job_max_runtime: float = 280) -> Executor:
@@ -149,17 +160,134 @@ def local_executor(
 class PoolExecutor(ExecutorAdapter):
     """A ``concurrent.futures.Executor`` whose workers are pywren's.
 
-    For programs written for ``ProcessPoolExecutor``. No ``if __name__ == "__main__"`` guard is needed.
+    For programs written for ``ProcessPoolExecutor``, whose arguments it takes. No ``if __name__ == "__main__"`` guard
+    is needed. On this machine the pool shares the worker processes of all executors, unless its arguments ask for
+    other processes: then it has processes of its own.
 
     Args:
-        executor: the executor to use, which stays open; ``None`` makes ``pywren.default_executor()``.
+        max_workers: how many calls may be in flight; more calls wait in this process. By default on this machine as
+            many as there are worker processes. Elsewhere by default ``scheduler.max_concurrency``; without that, if the
+            pool makes its own executor, the account's concurrency (``lambda.concurrency``), or 1,000 if it is unknown.
+        mp_context: has no effect; accepted for programs that pass it. Worker processes are always new interpreters, as
+            with multiprocessing's "spawn".
+        initializer: called once in each worker process, before the first call. Global variables, the environment and
+            other state of the process that it sets stay for the calls of this pool. On Lambda and in a queue, a process
+            runs calls of one ``submit`` or ``map``. If the initializer raises, the pool takes no more calls.
+        initargs: the arguments of ``initializer``.
+        max_tasks_per_child: how many calls a worker process runs before another one replaces it; ``None`` for no limit.
+        executor: the executor to use, which stays open; ``None`` makes ``pywren.default_executor()``. An executor may
+            also take the place of ``max_workers``.
 
     Raises:
-        ArgumentError: ``executor`` is something else, such as a number of workers.
+        ArgumentError: ``max_workers`` or ``max_tasks_per_child`` is less than 1, or ``executor`` is not an executor. It
+            is a ``ValueError``.
+        TypeError: an argument has the wrong type.
+        ConfigError: as for ``default_executor``.
     """
 
-    def __init__(self, executor: Executor | None = None) -> None:
-        super().__init__(default_executor() if executor is None else executor, is_own=executor is None)
+    def __init__(
+        self,
+        max_workers: int | Verbs | None = None,
+        mp_context: object = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        *,
+        max_tasks_per_child: int | None = None,
+        executor: Verbs | None = None,
+    ) -> None:
+        if executor is None and has_verbs(max_workers):
+            executor, max_workers = cast("Verbs", max_workers), None
+        if executor is not None and not has_verbs(executor):
+            raise ArgumentError(f"executor is {executor!r}; pass a pywren executor, such as pywren.local_executor()")
+        most = checked_max_workers(max_workers)
+        setup = checked_setup(initializer, initargs, max_tasks_per_child)
+        chosen = self._default(most, setup) if executor is None else self._adapted(executor, most, setup)
+        super().__init__(chosen, is_own=chosen is not executor, max_workers=_workers_of(chosen), setup=setup)
+
+    # The processes that this pool alone uses, and what releases them.
+    _own_pool: LocalPool | None = None
+    _release: Callable[[], object] | None = None
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Accept no more calls.
+
+        Args:
+            wait: return only when all calls have ended and, if the pool has processes of its own, these too.
+            cancel_futures: cancel the calls that are not known to be running.
+        """
+        super().shutdown(wait, cancel_futures=cancel_futures)
+        if self._own_pool is not None and self._release is not None:
+            self._release()
+            if wait:
+                self._own_pool.retire()
+
+    def _default(self, most: int | None, setup: Setup | None) -> Executor:
+        """Make the default executor, with a bound of what is in flight."""
+        checked = _checked(None)
+        factory = _default_factory(checked)
+        if factory is local_executor:
+            from pywren.worker.parent.pool import usual_processes
+
+            usual = usual_processes()
+            needs_own = setup is not None or most not in (None, usual)
+            return factory(self._own_processes(most or usual) if needs_own else None, checked)
+        if factory is lambda_executor and most is None:
+            most = wrenconfig.setting(checked.config, "lambda.concurrency") or USUAL_CONCURRENCY
+        return factory(config=checked._replace(config=_bounded(checked.config, most)))
+
+    def _adapted(self, executor: Verbs, most: int | None, setup: Setup | None) -> Verbs:
+        """Return the executor, or one like it that bounds what is in flight or has processes of its own."""
+        from pywren.executor import Executor
+        from pywren.invokers import LocalInvoker
+
+        if most is None and setup is None:
+            return executor
+        if not isinstance(executor, Executor):
+            if most is None:
+                return executor
+            raise ArgumentError(f"max_workers bounds only pywren's own executors, and {executor!r} is none of them")
+        invoker, config = executor.invoker, _bounded(executor.config, most)
+        if isinstance(invoker, LocalInvoker):
+            size = invoker.pool.size
+            if setup is None and most == size:
+                return executor
+            own = self._own_processes(most or size)
+            own.environment = invoker.environment
+            invoker, config = own, executor.config
+        elif most is None:
+            return executor
+        made = Executor(invoker, config, executor.job_max_runtime)
+        made.retries, made.retry_on = executor.retries, executor.retry_on
+        return made
+
+    def _own_processes(self, count: int) -> LocalInvoker:
+        """Start processes that run this pool's calls only, until it is shut down or gone."""
+        from pywren.invokers import LocalInvoker
+        from pywren.worker.parent.pool import LocalPool
+
+        self._own_pool = pool = LocalPool(count)
+        pool.acquire()
+        self._release = weakref.finalize(self, pool.release)
+        return LocalInvoker(pool=pool)
+
+
+def _bounded(config: Mapping[str, Any], most: int | None) -> Mapping[str, Any]:
+    """Return a configuration with at most so many calls in flight."""
+    if most is None:
+        return config
+    known = wrenconfig.setting(config, "scheduler.max_concurrency") or most
+    return {**config, "scheduler": {**(config.get("scheduler") or {}), "max_concurrency": min(most, known)}}
+
+
+def _workers_of(executor: Any) -> int:
+    """Return how many calls an executor has in flight at most, as far as that is known."""
+    from pywren.invokers import LocalInvoker
+
+    invoker, config = getattr(executor, "invoker", None), getattr(executor, "config", {})
+    if isinstance(invoker, LocalInvoker):
+        return invoker.pool.size
+    bound = wrenconfig.setting(config, "scheduler.max_concurrency")
+    return int(bound or wrenconfig.setting(config, "lambda.concurrency") or USUAL_CONCURRENCY)
 
 
 def configuration(config: Mapping[str, Any] | None = None) -> Mapping[str, Any]:

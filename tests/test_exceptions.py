@@ -92,6 +92,7 @@ def test_a_call_error_says_which_call(cls: type[CallError]) -> None:
         (WaitTimeoutError, TimeoutError),
         (WaitTimeoutError, concurrent.futures.TimeoutError),
         (CallCancelledError, concurrent.futures.CancelledError),
+        (exceptions.BrokenPoolError, concurrent.futures.BrokenExecutor),
     ],
 )
 def test_errors_are_what_a_caller_would_already_catch(cls: type[PywrenError], builtin: type[Exception]) -> None:

@@ -45,6 +45,7 @@ from pywren.exceptions import (
     StorageError,
 )
 from pywren.future import ResponseFuture, futures_of
+from pywren.pickling.packed import Packed
 from pywren.storage import Storage
 from pywren.system import file_locks
 from pywren.system.forks import in_each_child
@@ -69,6 +70,10 @@ logger = logging.getLogger(__name__)
 
 _KNOWN_AGAIN_BYTES = 64 * 1024
 """The largest pickled function, in bytes, for which it is worth checking whether the workers have it already."""
+
+
+_JOIN_SECONDS = 0.01
+"""For how long after it was made a callset takes more calls of ``submit``. Its time of submission counts for them."""
 
 
 class _Sent(NamedTuple):
@@ -115,6 +120,11 @@ class LocalCallset:
         # Strong references, unlike in StagedCallset: the pool reports every call anyway, and the report removes the
         # entry.
         self._futures: dict[int, CallState] = {}
+        # Held by a thread that adds a call, so that the indices here and in the pool agree. No thread waits for it.
+        self._joining = threading.Lock()
+        self._joins_until = 0.0
+        self._count = 0
+        self._function: Packed | None = None
         self._sharing = threading.Lock()
         # ``_sharing`` guards the next three. The pump peeks at ``_shared`` without it; _on_results() says why that is
         # safe.
@@ -150,7 +160,44 @@ class LocalCallset:
             on_tick=self._on_tick if self._policy.backup else None,
         )
         self._sent = _Sent.of(submission)  # done last, because the calls are already running
+        if len(futures) == 1 and not (submission.modules or submission.extra_env or submission.extra_meta):
+            self._function, self._count = submission.function, 1
+            self._joins_until = time.monotonic() + _JOIN_SECONDS
         return futures
+
+    def join(self, function: Packed, argument: Packed, policy: Policy, max_runtime: float) -> ResponseFuture | None:
+        """Add a call to the callset if that is the same as a callset of its own. Otherwise return ``None``."""
+        batch = self._batch
+        if batch is None or function is not self._function or time.monotonic() >= self._joins_until:
+            return None
+        if policy != self._policy or policy.backup or max_runtime != self.callset.job_max_runtime:
+            return None
+        # Another thread may be here, or this one: a destructor that runs meanwhile may submit a call.
+        if not self._joining.acquire(blocking=False):
+            return None
+        try:
+            return self._add(batch, argument)
+        finally:
+            self._joining.release()
+
+    def _add(self, batch: Any, argument: Packed) -> ResponseFuture | None:
+        index = self._count
+        future = ResponseFuture(create_call_id(index), self.callset.id, origin=self)
+        self._futures[index] = future  # before the pool knows of the call, whose result may arrive at once
+        is_added = False
+        try:
+            is_added = self._pool.extend(batch, argument)
+        finally:
+            if not is_added:
+                self._futures.pop(index, None)
+        if not is_added:
+            return None
+        self._count += 1
+        self._batch = batch  # the pump may have found no future in between, and cleared it
+        sent = self._sent
+        if sent is not None:
+            self._sent = sent._replace(data_bytes=sent.data_bytes + len(argument.data))
+        return future
 
     def _note_facts(self) -> None:
         """Collect the members of ``invoke_status`` that a callset in a storage also has: payload, sizes and times."""
@@ -551,6 +598,8 @@ class LocalDispatcher:
         self._invoker = invoker
         self._show_output = show_output
         self._use = _Use(self, pool)
+        # The callset that was dispatched last. One reference, which threads replace as a whole.
+        self._last: weakref.ref[LocalCallset] | None = None
 
     def close(self) -> None:
         """Release the pool. Its processes end a few seconds after its last user has released it."""
@@ -569,7 +618,14 @@ class LocalDispatcher:
             self._use.end()
             self._use = _Use(self, pool)
         callset = LocalCallset(submission.callset, self.storage, pool, submission.policy)
-        return callset.submit(submission, self._show_output, self._invoker.environment)
+        futures = callset.submit(submission, self._show_output, self._invoker.environment)
+        self._last = weakref.ref(callset)
+        return futures
+
+    def join(self, function: Packed, argument: Packed, policy: Policy, max_runtime: float) -> ResponseFuture | None:
+        """Add a call to the callset that was dispatched last, if the function is the same and that was just now."""
+        callset = None if self._last is None else self._last()
+        return None if callset is None else callset.join(function, argument, policy, max_runtime)
 
 
 class _Use:

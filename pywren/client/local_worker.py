@@ -42,16 +42,17 @@ class LocalWorker:
         pool: returns the pool that runs the calls. This function is called for each call, because the shared pool may
             end and be replaced.
         environment: the environment variables that calls see.
+        most: the most threads; ``None`` for one for each processor.
     """
 
-    def __init__(self, pool: Callable[[], LocalPool], environment: Mapping[str, str]) -> None:
+    def __init__(self, pool: Callable[[], LocalPool], environment: Mapping[str, str], most: int | None = None) -> None:
         from pywren.worker.handler import Container  # imported here, as calls in memory never need it
 
         self._context = {"invoker": "LocalInvoker", "jobnum": str(os.getpid())}
         self._container = Container(_PoolRunner(pool, environment), context=self._context)
-        # By default the pool has at most this many processes: further threads would only wait for one, each holding a
+        # The shared pool has at most this many processes: further threads would only wait for one, each holding a
         # fetched argument.
-        self._limit = os.cpu_count() or 1
+        self._limit = most or os.cpu_count() or 1
         self._waiting: deque[Payload] = deque()
         # Threads, not calls. Incremented by the submitting thread, decremented by the thread that ends, both under
         # ``_lock``.

@@ -1,13 +1,16 @@
 """``ExecutorAdapter``: gives any executor of pywren the interface of the standard library's ``Executor``.
 
-``pywren.PoolExecutor`` is a subclass that uses the default executor unless it is given another (``pywren.wren``).
+``pywren.PoolExecutor`` is a subclass that chooses the executor, and bounds how many calls it has in flight
+(``pywren.wren``).
 """
 
 from __future__ import annotations
 
 import concurrent.futures
+import operator
 import threading
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence, Sized
 from itertools import islice
@@ -17,11 +20,13 @@ from pywren.client import waiting
 from pywren.client.call_state import tell_when_done
 from pywren.client.protocols import Verbs
 from pywren.client.typevars import P, T
-from pywren.exceptions import ArgumentError, ShutdownError, WaitTimeoutError
+from pywren.exceptions import ArgumentError, BrokenPoolError, ShutdownError, WaitTimeoutError
 from pywren.future import ResponseFuture
 from pywren.pickling.adapters import Application, Chunk
+from pywren.system import private_names
 from pywren.system import shutdown as _shutdown
 from pywren.wait import cancel_each, wait
+from pywren.worker.initialized import Initialized, Setup
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -40,22 +45,19 @@ class ExecutorAdapter(concurrent.futures.Executor):
     the arguments, and the callback of that future may submit more calls.
 
     Args:
-        executor: the executor to use.
+        executor: the executor to use. It bounds how many calls are in flight.
         is_own: whether ``shutdown`` closes ``executor``.
-
-    Raises:
-        ArgumentError: ``executor`` is something else, such as a number of workers.
+        max_workers: how many calls that are, for programs that ask.
+        setup: how the worker processes are prepared; ``None`` if they need no preparation.
     """
 
-    def __init__(self, executor: Verbs, *, is_own: bool) -> None:
-        if not _has_verbs(executor):
-            raise ArgumentError(
-                f"PoolExecutor takes a pywren executor, not {executor!r}: pass an executor such as "
-                "pywren.local_executor(), or nothing. max_workers is not supported; set PYWREN_LOCAL_PROCESSES to "
-                "limit the processes on this machine"
-            )
+    def __init__(self, executor: Verbs, *, is_own: bool, max_workers: int, setup: Setup | None = None) -> None:
         self._is_own = is_own
         self._executor = executor
+        self._max_workers = max_workers  # Dask, joblib and others read it, as they do with the standard library's
+        self._setup = setup
+        # How the initializer failed; False if it did not. Written once, by the thread that runs callbacks.
+        self._broken: str | bool = False
         # Its RLock matters: a __del__ that runs on this thread meanwhile may submit more.
         self._changed = threading.Condition()
         # How many threads are between the check that the executor is open and the registration of their futures.
@@ -66,7 +68,8 @@ class ExecutorAdapter(concurrent.futures.Executor):
         self._shut_down = False
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._executor,)  # the copy has submitted nothing yet
+        # The copy has submitted nothing yet, and its executor bounds what is in flight as this one's does.
+        return _copied, (type(self), self._executor, self._max_workers, self._setup)
 
     @overload  # an ``async def`` function: its coroutine's value is the result
     def submit(
@@ -85,6 +88,7 @@ class ExecutorAdapter(concurrent.futures.Executor):
             kwargs: its keyword arguments.
 
         Raises:
+            BrokenPoolError: the initializer has failed. It is a ``concurrent.futures.BrokenExecutor``.
             ShutdownError: the executor was shut down, or the program is ending. It is a ``RuntimeError``.
             PywrenError: as for ``Executor.map`` of pywren.
         """
@@ -136,10 +140,11 @@ class ExecutorAdapter(concurrent.futures.Executor):
         Raises:
             ArgumentError: ``chunksize`` or ``buffersize`` is less than 1. It is a ``ValueError``.
             TypeError: ``buffersize`` is not a number, or one of ``iterables`` is not iterable.
+            BrokenPoolError: the initializer has failed. It is a ``concurrent.futures.BrokenExecutor``.
             ShutdownError: the executor was shut down, or the program is ending. It is a ``RuntimeError``.
         """
         if chunksize < 1:
-            raise ArgumentError(f"chunksize is {chunksize}; it must be at least 1")
+            raise ArgumentError("chunksize must be >= 1.")  # here and below the standard library's own words
         ahead = self._calls_ahead(iterables, chunksize) if buffersize is None else _checked_buffersize(buffersize)
         # From the call of map() on, as in ``concurrent.futures``, not from the first result that is taken.
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -201,6 +206,8 @@ class ExecutorAdapter(concurrent.futures.Executor):
         self.shutdown(wait=not is_interrupted)
 
     def _require_open(self) -> None:
+        if self._broken:
+            raise BrokenPoolError(str(self._broken))
         _shutdown.require_running()
         # Also read without the lock, by map(): a shutdown that comes right after this is caught again in _start().
         if self._shut_down:
@@ -215,6 +222,8 @@ class ExecutorAdapter(concurrent.futures.Executor):
                 self._require_open()
             # In the same step as the check: shutdown() sees either the refusal or this count.
             self._starting += 1
+        if self._setup is not None:
+            function = Initialized(self._setup, function)
         try:
             # Not under the lock: this may wait for a future in the arguments, and its callback may submit more calls.
             futures = self._executor.map(function, items)
@@ -229,10 +238,70 @@ class ExecutorAdapter(concurrent.futures.Executor):
             # It runs on the thread that settles, under the callset's condition, so it must not wait: discard() takes no
             # lock. A future that is done already is removed right here.
             tell_when_done(future, self._outstanding.discard)
+            if self._setup is not None and self._setup.initializer is not None:
+                future.add_done_callback(self._notice_failure)
         return futures
 
+    def _notice_failure(self, future: concurrent.futures.Future[Any]) -> None:
+        """Take no more calls if the initializer has failed. This runs on a thread that is reserved for callbacks."""
+        error = future._exception
+        if self._broken or not isinstance(error, BrokenPoolError):
+            return
+        if self._setup is not None and error.pool == self._setup.pool:  # otherwise it is about a pool of the function
+            # As ThreadPoolExecutor does. First the line, then the state: whoever sees the state can read why.
+            private_names.futures_logger().critical("Exception in initializer:", exc_info=error)
+            self._broken = str(error)
 
-def _has_verbs(executor: object) -> bool:
+
+def _copied(kind: type[ExecutorAdapter], executor: Verbs, max_workers: int, setup: Setup | None) -> ExecutorAdapter:
+    pool = kind.__new__(kind)
+    ExecutorAdapter.__init__(pool, executor, is_own=False, max_workers=max_workers, setup=setup)
+    return pool
+
+
+def checked_max_workers(max_workers: Any) -> int | None:
+    """Return ``max_workers`` as an ``int``, if it is not ``None``.
+
+    Raises:
+        ArgumentError: it is less than 1. It is a ``ValueError``.
+        TypeError: it is not a whole number.
+    """
+    if max_workers is None:
+        return None
+    try:
+        number = operator.index(max_workers)
+    except TypeError:
+        raise TypeError(
+            f"max_workers is {max_workers!r}; it must be an integer or None. To choose where the calls run, pass an "
+            "executor, such as pywren.local_executor(), as executor="
+        ) from None
+    if number < 1:
+        raise ArgumentError("max_workers must be greater than 0")
+    return number
+
+
+def checked_setup(
+    initializer: Callable[..., object] | None, initargs: Iterable[Any], max_tasks_per_child: int | None
+) -> Setup | None:
+    """Return how worker processes are to be prepared; ``None`` if they need no preparation.
+
+    Raises:
+        ArgumentError: ``max_tasks_per_child`` is less than 1. It is a ``ValueError``.
+        TypeError: ``initializer`` cannot be called, or ``max_tasks_per_child`` is not a whole number.
+    """
+    if initializer is not None and not callable(initializer):
+        raise TypeError("initializer must be a callable")
+    if max_tasks_per_child is not None:
+        if not isinstance(max_tasks_per_child, int):
+            raise TypeError("max_tasks_per_child must be an integer")
+        if max_tasks_per_child < 1:
+            raise ArgumentError("max_tasks_per_child must be >= 1")
+    if initializer is None and max_tasks_per_child is None:
+        return None
+    return Setup(uuid.uuid4().hex, initializer, tuple(initargs), max_tasks_per_child)
+
+
+def has_verbs(executor: object) -> bool:
     """Tell whether an object has an executor's methods. An unpickled executor is not initialized for this check."""
     verbs = (getattr(type(executor), name, None) for name in ("map", "call_async"))
     return all(map(callable, verbs))
@@ -254,9 +323,9 @@ def _stop_waiting(futures: Iterable[ResponseFuture]) -> None:
 
 def _checked_buffersize(buffersize: int) -> int:
     if not isinstance(buffersize, int):
-        raise TypeError(f"buffersize is {buffersize!r}; it must be a whole number or None")
+        raise TypeError("buffersize must be an integer or None")
     if buffersize < 1:
-        raise ArgumentError(f"buffersize is {buffersize}; it must be at least 1, or None")
+        raise ArgumentError("buffersize must be None or > 0")
     return buffersize
 
 

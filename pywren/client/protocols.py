@@ -9,9 +9,11 @@ if TYPE_CHECKING:
     from pywren.client.call_state import CallState
     from pywren.client.callset import Callset, Submission
     from pywren.client.driver.driver import Attempt
+    from pywren.client.driver.policy import Policy
     from pywren.client.driver.record import Counts
     from pywren.exceptions import PywrenError
     from pywren.future import ResponseFuture
+    from pywren.pickling.packed import Packed
     from pywren.storage import Storage
     from pywren.worker.parent.pool import LocalPool
 
@@ -206,6 +208,12 @@ class Dispatcher(Protocol):
 
     def dispatch(self, submission: Submission) -> list[ResponseFuture]:
         """Start the calls of a callset and return their futures."""
+
+    def join(self, function: Packed, argument: Packed, policy: Policy, max_runtime: float) -> ResponseFuture | None:
+        """Add a call to a callset of the same function that was dispatched just now, and return its future.
+
+        Return ``None`` if there is no such callset; nothing has happened then.
+        """
 
     def close(self) -> None:
         """Release what only new calls would need; futures that exist remain usable."""

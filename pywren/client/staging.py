@@ -113,6 +113,9 @@ class StagedDispatcher:
             jobs.publish(self.storage, callset, calls, name=name, invoker=self.invoker)
         return self._start(callset, payloads, policy, threads)
 
+    def join(self, function: Packed, argument: Packed, policy: Policy, max_runtime: float) -> None:
+        """Return ``None``: what a callset consists of is staged before its calls are invoked."""
+
     def resume(
         self, callset: Callset, calls: Sequence[Call], call_ids: Sequence[str], lease: Lease
     ) -> list[ResponseFuture]:

@@ -1,22 +1,31 @@
 """``Repeats``: keeps the pickle of the last function, for programs that map the same function again and again.
 
-A function pickled by value gives the same bytes again if nothing that goes into the pickle has changed. This module
-checks this only if the check takes microseconds: for plain functions whose variables are constants or other plain
-functions (``pickling.plain_functions``).
+A function gives the same bytes again if nothing that goes into the pickle has changed. This module checks this only if
+the check takes microseconds: for functions that are pickled by name, and for plain functions whose variables are
+constants or other plain functions (``pickling.plain_functions``). Adapters around such a function make no difference.
 """
 
 from __future__ import annotations
 
+import opcode
 import sys
 import types
 import weakref
 from typing import Any
 
+from pywren.pickling.adapters import taken_apart
 from pywren.pickling.by_value._hints import names_in
+from pywren.pickling.by_value._pickle_state import is_importable
 from pywren.pickling.mentions import Mentions
 from pywren.pickling.packed import Packed
 from pywren.pickling.plain_functions import MOST_FUNCTIONS, Parts, contents_of, is_constant, is_plain
 
+_SETTING = frozenset(
+    number
+    for name, number in opcode.opmap.items()
+    if name in ("STORE_GLOBAL", "DELETE_GLOBAL", "STORE_DEREF", "DELETE_DEREF")
+)
+_NAMED = (types.FunctionType, types.BuiltinFunctionType)
 _ABSENT = object()  # the value of a global variable that does not exist
 
 _Seen = tuple["weakref.ref[types.FunctionType]", Parts, list[tuple[str, Any]], list[Any]]
@@ -34,12 +43,15 @@ class Repeats:
         self._alive: weakref.ref[Any] | None = None
 
     def find(self, function: Any, mentions: Mentions) -> Packed | None:
-        """Return the remembered pickle of a function that has not changed, and add what the pickle mentions."""
+        """Return the remembered pickle of a function that has not changed, and add what the pickle mentions.
+
+        It is the same object each time if calls of the function cannot change the function, and otherwise an equal one.
+        """
         last = self._last
         if last is None or not last[0].is_that_of(function):
             return None
         mentions.add(last[2])
-        return last[1]
+        return Packed._make(last[1]) if last[0].may_change_itself else last[1]
 
     def keep(self, function: Any, state: State | None, packed: Packed, mentions: Mentions) -> None:
         """Remember the pickle of a function.
@@ -52,7 +64,7 @@ class Repeats:
         """
         if state is not None and not packed.buffers:
             self._last = state, packed, mentions
-            self._alive = weakref.ref(function, self._forget)
+            self._alive = weakref.ref(taken_apart(function)[1], self._forget)
 
     def _forget(self, gone: weakref.ref[Any]) -> None:
         """Drop the pickle of a function that no longer exists, unless another function's pickle has replaced it."""
@@ -61,9 +73,16 @@ class Repeats:
 
 
 class State:
-    """The state of a function and of all functions that it refers to, recorded before these functions are pickled."""
+    """The state of a function and of all functions that it refers to, recorded before these functions are pickled.
 
-    def __init__(self) -> None:
+    Attributes:
+        may_change_itself: whether one of them sets variables that outlive a call.
+    """
+
+    def __init__(self, adapter: object) -> None:
+        self._adapter = adapter
+        self._by_name: weakref.ref[Any] | None = None
+        self.may_change_itself = False
         self._functions: list[_Seen] = []
         self._modules: list[types.ModuleType] = []
         self._module_count = len(sys.modules)
@@ -72,7 +91,11 @@ class State:
     @classmethod
     def of(cls, function: Any) -> State | None:
         """Return the state of a function, or ``None`` if the function could change in ways that cannot be detected."""
-        state = cls()
+        adapter, function = taken_apart(function)
+        state = cls(adapter)
+        if type(function) in _NAMED and is_importable(function):
+            state._by_name = weakref.ref(function)
+            return state
         met = [function]
         for one in met:  # the list grows during the loop
             if len(met) > MOST_FUNCTIONS or not state._add(one, met):
@@ -81,6 +104,11 @@ class State:
 
     def is_that_of(self, function: Any) -> bool:
         """Tell whether this is the state of ``function``, and nothing that its pickle depends on has changed."""
+        adapter, function = taken_apart(function)
+        if adapter is not self._adapter:
+            return False
+        if self._by_name is not None:
+            return self._by_name() is function and is_importable(function)
         if self._functions[0][0]() is not function:
             return False
         for seen in self._functions:
@@ -104,6 +132,9 @@ class State:
         code, space = function.__code__, function.__globals__
         if types.CodeType in map(type, code.co_consts):
             return False  # only the names that this code itself uses are checked
+        # Without inner functions, each variable of a closure that it sets is one of its own closure.
+        if not _SETTING.isdisjoint(code.co_code[::2]):
+            self.may_change_itself = True
         parts = Parts.of(function)
         hinted = names_in(parts.annotations.values(), space) if parts.annotations else ()
         used = dict.fromkeys([*code.co_names, *hinted]) if hinted else code.co_names

@@ -20,6 +20,7 @@ import logging
 import os
 import sys
 import types
+import weakref
 from collections.abc import Collection, Container, Iterable
 from dataclasses import dataclass
 
@@ -66,6 +67,27 @@ class _Wanted:
     name: str
     required: bool
     because: str
+
+
+# The loaded modules that have been found to be part of Python. To find that out takes longer than a small call.
+_standard: weakref.WeakSet[types.ModuleType] = weakref.WeakSet()
+
+
+def _is_standard(name: str) -> bool:
+    """Tell whether a name of the standard library means a module of Python, and not a file of the user."""
+    loaded = sys.modules.get(name)
+    if type(loaded) is types.ModuleType and loaded in _standard:
+        return True
+    shadow = locate(name)
+    is_standard = shadow is None or is_standard_path(shadow.shown_path) or shadow.is_library
+    if is_standard and type(loaded) is types.ModuleType:
+        _standard.add(loaded)
+    return is_standard
+
+
+def is_always_there(module_name: str) -> bool:
+    """Tell whether every worker has a module, because it is one of the worker's own."""
+    return module_name.partition(".")[0] in _WORKERS_OWN
 
 
 class ModuleDependencyAnalyzer:
@@ -178,10 +200,7 @@ class ModuleDependencyAnalyzer:
         top = name.partition(".")[0]
         if top in _WORKERS_OWN or top in self._ignored or self._is_preinstalled(name):
             return True
-        if top not in sys.stdlib_module_names:
-            return False
-        shadow = locate(top)  # a file of the user with the name of a standard module
-        return shadow is None or is_standard_path(shadow.shown_path) or shadow.is_library
+        return top in sys.stdlib_module_names and _is_standard(top)
 
     def _is_preinstalled(self, name: str) -> bool:
         """Tell whether the worker has a module, or a package that contains the module.

@@ -13,7 +13,7 @@ from pywren.pickling.packed import Packed, dump, dumps, raise_unpicklable
 from pywren.serialize._imports import imports_of_code
 from pywren.serialize._modules import Module, check_size, contents_of, files_below, files_of
 from pywren.serialize._repeats import Repeats, State
-from pywren.serialize.module_dependency import THIS_INTERPRETER, ModuleDependencyAnalyzer
+from pywren.serialize.module_dependency import THIS_INTERPRETER, ModuleDependencyAnalyzer, is_always_there
 from pywren.wrenutil import bytes_to_b64str
 
 
@@ -94,7 +94,7 @@ class Serializer:
 
     def _modules(self, mentions: Mentions, exclude: Collection[str]) -> dict[str, bytes]:
         if (
-            not mentions.modules
+            all(map(is_always_there, mentions.modules))
             and not mentions.hinted
             and not any(imports_of_code(*item) for item in mentions.code.items())
         ):

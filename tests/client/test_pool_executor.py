@@ -6,11 +6,13 @@ import concurrent.futures
 import gc
 import itertools
 import os
+import pickle
 import subprocess
 import sys
 import textwrap
 import threading
 import time
+import types
 import weakref
 
 import executors
@@ -19,7 +21,7 @@ import pytest
 from executors import WAIT, is_there
 
 import pywren
-from pywren.client import call_state, pool_executor
+from pywren.client import call_state, local_calls, pool_executor
 from pywren.client.verdict import Verdict
 from pywren.exceptions import ArgumentError, SerializationError, WorkerCrashedError
 
@@ -93,6 +95,111 @@ class TestSubmit:
         with concurrent.futures.ThreadPoolExecutor(8) as threads:
             futures = list(threads.map(lambda n: pool.submit(pow, n, 2), range(50)))
         assert [future.result(WAIT) for future in futures] == [n * n for n in range(50)]
+
+
+COUNT = 0
+
+
+def count_up():
+    """Change a global variable, and return its value."""
+    global COUNT
+    COUNT += 1
+    return COUNT
+
+
+def waits(path, gate):
+    """Show that the call runs, and wait for a file. No module is sent with it, as it is sent by value."""
+    import os
+    import time
+
+    with open(path, "wb"):
+        pass
+    while not os.path.exists(gate):
+        time.sleep(0.01)
+    return "on time"
+
+
+waits.__module__ = "__main__"
+
+
+class TestManySubmits:
+    """Calls of one function that are submitted one after the other share callsets."""
+
+    @pytest.fixture
+    def function(self):
+        """Return a function that is sent by value, and that can only compute."""
+        return lambda x, y=1: 100 // (x + y)
+
+    def test_have_their_own_outcomes(self, pool, function):
+        """Each future has the outcome of its own call, a value or an exception."""
+        futures = [pool.submit(function, n, y=-50) for n in range(300)]
+        assert isinstance(futures.pop(50).exception(WAIT), ZeroDivisionError)
+        assert [future.result(WAIT) for future in futures] == [100 // (n - 50) for n in range(300) if n != 50]
+        assert len({(future.callset_id, future.call_id) for future in futures}) == 299
+
+    @pytest.mark.parametrize(("seconds", "callsets"), [(WAIT, 1), (0.0, 5)])
+    def test_share_a_callset(self, pool, tmp_path, monkeypatch, seconds, callsets):
+        """Calls share a callset that is not over and was made just now."""
+        monkeypatch.setattr(local_calls, "_JOIN_SECONDS", seconds)
+        gate = tmp_path / "gate"
+        futures = [pool.submit(waits, str(tmp_path / f"held{n}"), str(gate)) for n in range(5)]
+        gate.touch()
+        assert [future.result(WAIT) for future in futures] == ["on time"] * 5
+        assert len({future.callset_id for future in futures}) == callsets
+
+    def test_from_many_threads(self, pool, function):
+        """Each thread gets the results of its own calls."""
+
+        def submit(thread):
+            futures = [pool.submit(function, 1, y=thread * 1000 + n) for n in range(300)]
+            return [future.result(WAIT) for future in futures]
+
+        with concurrent.futures.ThreadPoolExecutor(6) as threads:
+            found = list(threads.map(submit, range(6)))
+        assert found == [[100 // (1 + thread * 1000 + n) for n in range(300)] for thread in range(6)]
+
+    def test_of_different_functions(self, pool, function):
+        """Functions and arguments of any kind take turns."""
+        big = b"x" * 1_000_000
+        futures = [
+            pool.submit(*call) for _ in range(20) for call in ((function, 1), (abs, -3), (len, big), (function, 4))
+        ]
+        assert [future.result(WAIT) for future in futures] == [50, 3, 1_000_000, 20] * 20
+
+    def test_each_is_cancelled_alone(self, pool, tmp_path):
+        """``cancel`` stops one call, waiting or running, and no other."""
+        count = os.cpu_count() + 3
+        gate = str(tmp_path / "gate")
+        futures = [pool.submit(waits, str(tmp_path / f"held{n}"), gate) for n in range(count)]
+        assert is_there(tmp_path / "held0")
+        assert futures[0].cancel()
+        assert futures[-1].cancel()
+        (tmp_path / "gate").touch()
+        assert [future.result(WAIT) for future in futures[1:-1]] == ["on time"] * (count - 2)
+        assert futures[0].cancelled()
+        assert futures[-1].cancelled()
+
+    def test_a_crash_concerns_one_call(self, pool):
+        """A call that ends its process does not harm those that wait behind it."""
+        futures = [pool.submit(lambda n: n if n % 7 else os._exit(3), n) for n in range(20)]
+        outcomes = [future.exception(WAIT) for future in futures]
+        assert [type(error) for error in outcomes] == [type(None) if n % 7 else WorkerCrashedError for n in range(20)]
+
+    def test_have_a_status_each(self, pool, function):
+        """``run_status`` and ``invoke_status`` are about the call, and a pickled future finds it."""
+        futures = [pool.submit(function, n) for n in range(20)]
+        pywren.wait(futures)
+        for future in futures:
+            assert future.run_status["call_id"] == future.call_id
+            assert future.invoke_status["call_id"] == future.call_id
+        copies = pickle.loads(pickle.dumps(futures))
+        assert [copy.result(WAIT) for copy in copies] == [future.result() for future in futures]
+
+    def test_a_function_that_changes_itself_does_not(self, pool):
+        """No call sees what an earlier call has done to the function's variables."""
+        nested = types.FunctionType(count_up.__code__, {"COUNT": 0}, "count_up")
+        nested.__module__ = "__main__"
+        assert [future.result(WAIT) for future in [pool.submit(nested) for _ in range(30)]] == [1] * 30
 
 
 class TestMap:
@@ -337,10 +444,10 @@ class TestShutdown:
             pool.submit(abs, 1)
 
 
-@pytest.mark.parametrize("given", [4, 0, "lambda", pywren.local_executor, object(), {"max_workers": 2}])
+@pytest.mark.parametrize("given", [4.5, "lambda", pywren.local_executor, object(), {"max_workers": 2}])
 def test_something_else_than_an_executor(given):
-    """Row 254: an object that is not an executor is refused at once; the error says what to pass."""
-    with pytest.raises(ArgumentError, match=r"pywren.local_executor\(\)"):
+    """Row 254: what is neither a number of workers nor an executor is refused at once; the error says what to pass."""
+    with pytest.raises(TypeError, match=r"pywren.local_executor\(\)"):
         pywren.PoolExecutor(given)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 import cloudpickle
 import pytest
 
+from pywren.pickling.adapters import Application, Chunk
 from pywren.pickling.packed import loads
 from pywren.serialize import Serializer
 from pywren.serialize._repeats import State
@@ -27,6 +29,9 @@ def make(value: Any) -> Any:
 
     function.__annotations__ = {}
     return function
+
+
+_make = make
 
 
 def packed(serializer: Serializer, function: Any) -> Any:
@@ -57,15 +62,60 @@ def test_what_may_change_unseen_is_never_remembered(value: object) -> None:
 
 
 def test_functions_of_other_kinds_are_never_remembered() -> None:
-    """Functions that are found by name, that define others, or that have attributes are pickled every time."""
+    """Functions that define others or have attributes, and other callables, are pickled every time."""
 
     def with_inner() -> Any:
         return lambda: limit
 
     with_attribute = make(1)
     with_attribute.note = 1
-    for function in (json.dumps, with_inner, with_attribute, len, make):
+    for function in (with_inner, with_attribute, int, "".join, functools.partial(make)):
         assert State.of(function) is None
+
+
+@pytest.mark.parametrize("function", [json.dumps, len, make])
+def test_a_function_with_a_name_is_remembered(function: Any) -> None:
+    """A function that the worker finds by its name is pickled once."""
+    serializer = Serializer()
+    assert packed(serializer, function) is packed(serializer, function)
+
+
+def test_a_name_that_means_another_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When its name means another function, a function is pickled again, now by value."""
+    serializer = Serializer()
+    packed(serializer, make)
+    monkeypatch.setitem(globals(), "make", len)
+    assert loads(packed(serializer, _make))(5)(0) == (0, 5, 1)
+
+
+@pytest.mark.parametrize("adapter", [Application, Chunk])
+def test_in_an_adapter(adapter: Any) -> None:
+    """Whatever calls a function for the client is remembered as the function is, but not as another adapter."""
+    serializer, function = Serializer(), make(2)
+    first = packed(serializer, adapter(function))
+    assert packed(serializer, adapter(function)) is first
+    assert packed(serializer, function) != first
+    function.__closure__[0].cell_contents = 3
+    assert packed(serializer, adapter(function)) != first
+
+
+def test_a_function_that_sets_variables_has_an_equal_pickle_each_time() -> None:
+    """By the identity of the pickle, a dispatcher knows that calls cannot change the function."""
+
+    def make_counter() -> Any:
+        count = 0
+
+        def counter(_: int) -> int:
+            nonlocal count
+            count += 1
+            return count
+
+        return counter
+
+    serializer, function = Serializer(), make_counter()
+    first, second, third = (packed(serializer, function) for _ in range(3))
+    assert first == second == third
+    assert second is not third
 
 
 def closure_of(inner: Any) -> Any:

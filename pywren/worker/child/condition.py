@@ -135,6 +135,17 @@ class Condition:
         ]
         self.count_modules()
 
+    def adopt_settings(self) -> None:
+        """Accept the present state, with all settings that were changed on purpose: an initializer has run."""
+        self._done.clear()
+        self._state = _state()
+        self.trace, self._profile = sys.gettrace(), sys.getprofile()
+        self.adopt()
+
+    def spend(self) -> None:
+        """Have this process run no more calls."""
+        self._done.append("spent")  # ``_is_sound`` knows no way to undo it
+
     def count_modules(self) -> None:
         """Record the modules that are loaded now as those that must stay."""
         self._loaded = dict(sys.modules)
@@ -323,8 +334,11 @@ def is_inert(function: object) -> bool:
     """Tell whether a function cannot change its process when it is called with plain data.
 
     Such a function refers only to numbers and strings, to built-ins that compute, to the functions of ``math``, to
-    other functions of this kind, and to attributes of its argument. So it can only compute.
+    other functions of this kind, and to attributes of its argument. So it can only compute, and so can such a built-in.
     """
+    if type(function) is BuiltinFunctionType:
+        is_of_math = type(function.__self__) is ModuleType and function.__module__ in _HARMLESS_MODULES
+        return is_of_math or function in _HARMLESS
     return _is_inert(function, set())
 
 

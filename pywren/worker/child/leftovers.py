@@ -61,6 +61,13 @@ def watch_threads(directory: str) -> None:
 _users = os.sep
 
 
+def keep_threads() -> None:
+    """Let the threads that run now stay: an initializer has started them for the calls that follow."""
+    _bare.clear()
+    for thread in threading.enumerate():
+        thread._pywren_own = False  # type: ignore[attr-defined]
+
+
 def leftovers() -> str:
     """Describe the threads and child processes that a call left and that must end; return "" if there are none."""
     # A count, because listing the threads takes a lock and more time, and most calls start none.
@@ -85,8 +92,9 @@ def _own_threads(count: int) -> int:
 
 
 def _must_end(thread: threading.Thread) -> bool:
-    if getattr(thread, "_pywren_own", False):
-        return True
+    own: bool | None = getattr(thread, "_pywren_own", None)
+    if own is not None:  # False for the threads of an initializer
+        return own
     # A snapshot of where each thread was. The frames run on while this reads them, so a caller that has returned since
     # may be missed. ``_pywren_own`` does not depend on that.
     frame = sys._current_frames().get(thread.ident or 0)

@@ -90,6 +90,13 @@ class Place:
         self._handlers = list(map(_getsignal, _RESTORED_SIGNALS))
         self._recursion_limit = sys.getrecursionlimit()
 
+    def adopt_settings(self, extra_env: Mapping[str, str | None]) -> None:
+        """From now on, restore the present state, with what only an initializer may change for good: the umask."""
+        self._umask = os.umask(0o077)
+        os.umask(self._umask)
+        self.adopt(extra_env)
+        self._first = self._saved_environment, self._handlers, self._recursion_limit
+
     def is_as_found(self, streams: tuple[TextIO, TextIO]) -> bool:
         """Tell whether the call changed nothing but the contents of its directory.
 

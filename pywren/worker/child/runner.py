@@ -18,9 +18,11 @@ from pywren.pickling.format import FUTURE, NAMES_FOLLOW
 from pywren.pickling.packed import Packed
 from pywren.wire.failure import Failure
 from pywren.worker.child.condition import Condition
+from pywren.worker.child.leftovers import keep_threads
 from pywren.worker.child.modules import ShippedModules
 from pywren.worker.child.place import Place
 from pywren.worker.child.program import Program
+from pywren.worker.initialized import Initialized
 from pywren.worker.task import Function, RunResult
 
 # The user's function may replace any of these under its public name.
@@ -103,7 +105,8 @@ class TaskRunner:
             # From here on the user's code runs: first its imports, then what unpickling calls.
             function = load()
             value = self._load_argument(argument, references)
-            if len(sys.modules) != imported:
+            has_adopted = type(function) is Initialized and self._enter_pool(function, extra_env)
+            if len(sys.modules) != imported and not has_adopted:
                 # Before the function is called, so that what the call itself changes does not count as the right state.
                 self.place.adopt(extra_env)
                 self.condition.adopt()
@@ -134,6 +137,17 @@ class TaskRunner:
                 return _raised(error, {"setup_time": now - started, "exec_time": 0.0})._replace(begun=False)
             info = {"setup_time": called - started, "exec_time": (ended or now) - called}
             return _raised(error, info) if ended is None else _not_pickled(error, info)
+
+    def _enter_pool(self, function: Initialized, extra_env: Mapping[str, str | None]) -> bool:
+        """Run the initializer of a ``PoolExecutor``, unless this process has. Return whether it ran."""
+        has_run = function.enter()
+        if has_run:
+            keep_threads()
+            self.place.adopt_settings(extra_env)
+            self.condition.adopt_settings()
+        if function.is_last():
+            self.condition.spend()
+        return has_run
 
     def _load_argument(self, argument: Packed, references: Sequence[bytes]) -> Any:
         """Unpickle an argument in the quickest way that works: most arguments contain neither futures nor names."""

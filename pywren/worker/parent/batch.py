@@ -119,6 +119,12 @@ class Batch:
         self.remaining = len(self.entries)
         self.done = bytearray(self.remaining)
 
+    def extend(self, argument: bytes) -> None:
+        """Add one more call, whose argument is a plain pickle, while earlier calls are outstanding."""
+        self.entries.append(argument)
+        self.done.append(0)
+        self.remaining += 1
+
     def _snapshot(self, packed: Packed) -> Entry:
         segments = packed_segments(packed)
         sizes = [memoryview(segment).nbytes for segment in segments]

@@ -79,6 +79,24 @@ class Ledger:
             self._batches[batch.number] = batch
             self.queue.append(batch)
 
+    def extend(self, batch: Batch, argument: bytes) -> bool:
+        """Add a call to a batch, behind all other calls. Return False if all calls of the batch have ended."""
+        if batch.number not in self._batches:
+            return False
+        batch.extend(argument)
+        self.outstanding += 1
+        if batch not in self.queue:
+            self.queue.append(batch)
+        return True
+
+    def is_anything_waiting(self) -> bool:
+        """Tell whether a batch that any process may run waits, so that no process has room for another one.
+
+        Room comes with a result, a call that is taken back or a process that starts. Then the pump fills it in its next
+        turn, for which it needs no other wake-up.
+        """
+        return bool(self.queue) and self.queue[-1].most_processes is None
+
     def batch_of(self, ticket: int) -> Batch | None:
         """Return the batch of a ticket, or ``None`` if all calls of that batch have ended."""
         return self._batches.get(ticket >> TICKET_SHIFT)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import os
 import time
+import weakref
 from typing import Protocol
 
 from pywren.system import shutdown
@@ -49,6 +50,10 @@ class Lifetime:
         """Restart the period for which an unused pool lingers."""
         self._released_at = time.monotonic()
 
+    def linger_no_more(self) -> None:
+        """Let the processes end as soon as nothing uses the pool."""
+        self._linger = 0.0
+
     def ends_at(self, last_call: float) -> float:
         """Return the monotonic time at which the processes of an idle pool end; infinity while executors use the pool.
 
@@ -73,25 +78,28 @@ class Endable(Protocol):
 
 
 _open: set[Endable] = set()
+_all: weakref.WeakSet[Endable] = weakref.WeakSet()  # also those without processes, whose locks a fork must replace
 # A fork hook cannot be removed again, so both hooks are registered once and look at the set of open pools.
 _is_hooked = False
 _ends_with_multiprocessing = False
 
 
 def end_with_program(pool: Endable) -> None:
-    """Make sure that a pool is finished at the end of the program, unless it is closed before."""
+    """Make sure that a pool is finished at the end of the program, unless it is closed or without processes then."""
     global _is_hooked
     if not _is_hooked:
         _is_hooked = True
         atexit.register(_at_exit)
         os.register_at_fork(after_in_child=_after_fork)
+    _all.add(pool)
     _open.add(pool)  # a strong reference: calls may be outstanding when nothing else refers to the pool
 
 
-def forget_closed() -> None:
-    """Drop the closed pools from those to finish at the end of the program."""
-    for pool in [pool for pool in _open if pool.lifetime.closed]:
-        _open.discard(pool)
+def forget(lifetime: Lifetime) -> None:
+    """Drop a pool that has no calls and no processes from those to finish at the end of the program."""
+    for pool in list(_open):  # a copy, which is one step: other threads make and end pools meanwhile
+        if pool.lifetime is lifetime:
+            _open.discard(pool)
 
 
 def end_with_multiprocessing() -> None:
@@ -119,5 +127,5 @@ def _after_fork() -> None:
     # This runs in the new process, in its only thread, before ``os.fork`` returns there. Threads that held locks do not
     # exist, so nothing here may take a lock of the old process.
     _ends_with_multiprocessing = False  # multiprocessing clears its finalizers in a process that it forks
-    for pool in list(_open):
+    for pool in list(_all):
         pool.forget_after_fork()

@@ -48,7 +48,7 @@ from pywren.pickling.packed import Packed
 from pywren.system import shutdown
 from pywren.wire.cause import Cause
 from pywren.wire.failure import Failure
-from pywren.worker import call_resources
+from pywren.worker import call_resources, frames
 from pywren.worker.directories import remove_abandoned_directories
 from pywren.worker.parent import lifetime
 from pywren.worker.parent.batch import Batch, EncodedFunctions, OnResults, OnStart
@@ -95,10 +95,9 @@ class LocalPool:
         check_platform()
         shutdown.require_running()
         self.lifetime = Lifetime(linger)
-        self._size = processes or _usable_processors()
+        self._size = processes or usual_processes()
         self._show_output = show_output
         self._reset()
-        lifetime.end_with_program(self)
         with self._lock:
             self._start_missing()
 
@@ -164,6 +163,11 @@ class LocalPool:
             # wait for.
             self._pump.wake()
 
+    @property
+    def size(self) -> int:
+        """How many processes the pool has when it is busy."""
+        return self._size
+
     def close(self) -> None:
         """End every child process and the pump. Unfinished calls end as cancelled."""
         with self._lock:
@@ -176,11 +180,22 @@ class LocalPool:
                     )
                 )
                 self._members.kill()
+            self._pump.wake()
+        lifetime.forget(self.lifetime)
+        self._join()
+
+    def retire(self) -> None:
+        """Wait until no executor uses the pool and all calls and processes have ended, without the linger."""
+        with self._lock:
+            self.lifetime.linger_no_more()
+            self._pump.wake()
+        self._join()
+
+    def _join(self) -> None:
+        with self._lock:
             # Read with the lock held: the pump sets it to None at its end.
             thread = self._pump.thread
-            self._pump.wake()
-        lifetime.forget_closed()
-        # Do this without the lock, which the pump needs to end. A callback may close the pool on the pump's own thread.
+        # Do this without the lock, which the pump needs to end. A callback may be here on the pump's own thread.
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 
@@ -239,12 +254,45 @@ class LocalPool:
             # After the start, which may have given the processes a new environment, and with the lock held since.
             if changes := self._members.environment_changes(environment):
                 batch.extra_env = {**changes, **batch.extra_env}
+            has_room = not self._ledger.is_anything_waiting()
             self._ledger.add(batch)
-            # Give out calls here rather than in the pump, so that a call reaches its process one thread switch earlier.
-            starts = self._feeder.feed(time.monotonic())
-            self._pump.wake_if_late()
+            starts = self._feed() if has_room else ()
         announce(starts)  # without the lock, because the callbacks are other people's code
         return batch
+
+    def extend(self, batch: Batch, argument: Packed) -> bool:
+        """Add one call to a batch, with an index that follows that of its last call.
+
+        Only one thread at a time may extend a batch.
+
+        Args:
+            batch: what ``submit`` has returned.
+            argument: the packed argument of the call.
+
+        Returns:
+            False if all calls of the batch have ended, or the argument is too big: then no call was added.
+
+        Raises:
+            OSError: no process can be started.
+            ShutdownError: the pool is closed, or the program is ending.
+        """
+        if argument.buffers or len(argument.data) > frames.INLINE_LIMIT:
+            return False
+        with self._lock:
+            self._require_open()
+            self._start_missing(1)
+            has_room = not self._ledger.is_anything_waiting()
+            if not self._ledger.extend(batch, argument.data):
+                return False
+            starts = self._feed() if has_room else ()
+        announce(starts)
+        return True
+
+    def _feed(self) -> Sequence[tuple[OnStart, int]]:
+        """Give out calls here rather than in the pump, so that a call reaches its process one thread switch earlier."""
+        starts = self._feeder.feed(time.monotonic())
+        self._pump.wake_if_late()
+        return starts
 
     def cancel(self, batch: Batch, index: int, *, running: bool = True) -> bool:
         """Cancel a call. A waiting call never runs; a running call is killed with its process.
@@ -345,6 +393,8 @@ class LocalPool:
 
     def _start_missing(self, coming: int = 0) -> None:
         if self._members.start_missing(self._ledger.outstanding, coming):
+            if self._pump.thread is None:
+                lifetime.end_with_program(self)  # until the pump ends
             self._pump.start()
 
     # -- the end of the process, and forks ---------------------------------------------------------------------
@@ -389,7 +439,12 @@ class LocalPool:
         self._reset()
 
 
-def _usable_processors() -> int:
+def usual_processes() -> int:
+    """Return how many processes a pool has by default: one for each processor that this process may use.
+
+    Raises:
+        ConfigError: ``PYWREN_LOCAL_PROCESSES`` is not a number of processes.
+    """
     asked = os.environ.get(PROCESSES_VARIABLE)
     if asked:
         if not asked.isdecimal() or not int(asked):

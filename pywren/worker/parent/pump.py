@@ -160,7 +160,6 @@ class Pump:
         with self._lock:
             # Closed first: from here on ``submit`` refuses, so no call can be added that nothing would end.
             self._lifetime.closed = True
-            pool_lifetime.forget_closed()
             for member in self._members:
                 member.lose()
             text = f"the local pool has failed ({error!r}) and ended its processes: make the call again"
@@ -178,6 +177,7 @@ class Pump:
     def _end(self) -> None:
         self.thread = None
         self._watch.close()
+        pool_lifetime.forget(self._lifetime)
 
     def _is_streaming(self) -> bool:
         """Whether results arrive too fast to be worth waking up for each."""

@@ -114,6 +114,7 @@ class LocalCallset:
         # Strong references, unlike in StagedCallset: the pool reports every call anyway, and the report removes the
         # entry.
         self._futures: dict[int, CallState] = {}
+        self._total = 0
         self._sharing = threading.Lock()
         # ``_sharing`` guards the next three. The pump peeks at ``_shared`` without it; _on_results() says why that is
         # safe.
@@ -229,6 +230,9 @@ class LocalCallset:
         if self._shared:  # store before settling: when a wait() returns, other processes may collect
             for one, verdict in verdicts:
                 self._store_if_shared(one.call_id, verdict)
+        for one, verdict in verdicts:
+            if verdict.error is not None:
+                self.callset.note_failure(one.call_id, verdict.error)
         # No lock of this module may be held here: settle() takes the callset's condition, and waiters run under that.
         call_state.settle(verdicts)
         if self._shared:  # store again after settling: an unfinished future may have been pickled meanwhile
@@ -266,6 +270,7 @@ class LocalCallset:
     def take(self, futures: Sequence[CallState]) -> None:
         """Become the origin of these futures: one for every call of the callset, in order."""
         self._futures = dict(enumerate(futures))
+        self._total = len(futures)
 
     @property
     def storage_path(self) -> list[str]:
@@ -327,6 +332,7 @@ class LocalCallset:
         # the future before this thread does, both settle it, the first verdict counts, and the return value says which.
         self._futures.pop(index, None)
         self._attempts.cancelled(target.call_id)
+        self.callset.note_failure(target.call_id, error)
         call_state.settle([(target, Verdict(None, error, result, time.time()))])
         # Another process may be waiting for this call: it learns of the cancellation from the stored status.
         self._store_if_known(target)
@@ -347,9 +353,17 @@ class LocalCallset:
         """Return the attempts of a call; of those that were killed or raised, when and where."""
         return self._attempts.of(target.call_id, call_state.verdict_of(target))
 
-    def counts(self) -> Counts | None:
-        """Return what the driver has counted; ``None`` while no attempt has failed, as then there is no driver."""
-        return self._attempts.counts()
+    def counts(self) -> Counts:
+        """Return how many calls are in each phase. The driver knows only the calls of which an attempt has failed."""
+        from pywren.client.driver.record import Counts
+
+        outstanding, driven = self.outstanding(), self._attempts.counts()
+        running = sum(one._state == call_state.RUNNING for one in outstanding)
+        held = 0 if driven is None else min(driven.held, len(outstanding) - running)
+        failed = len(self.callset.failures)
+        done = max(0, self._total - len(outstanding) - failed)
+        retried = 0 if driven is None else driven.retried
+        return Counts(self._total, held, 0, len(outstanding) - running - held, running, done, failed, retried)
 
     def invoke_status(self, target: CallState) -> dict[str, Any]:
         """Return what the client did for the callset. Steps of PyWren 0.4 that do not exist here have a time of 0."""

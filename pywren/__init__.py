@@ -18,6 +18,7 @@ from pywren.version import __version__
 
 if TYPE_CHECKING:
     from pywren.display.summary import summary
+    from pywren.display.timeline import timeline
     from pywren.executor import Executor
     from pywren.future import ResponseFuture
     from pywren.jobs import attach, resume
@@ -51,6 +52,7 @@ __all__ = [
     "resume",
     "standalone_executor",
     "summary",
+    "timeline",
     "wait",
 ]
 
@@ -75,6 +77,7 @@ _LAZY = {
     "resume": "jobs",
     "standalone_executor": "wren",
     "summary": "display.summary",
+    "timeline": "display.timeline",
 }
 _SUBMODULES = frozenset(
     {

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pywren import wrenlogging as wrenlogging
     from pywren import wrenutil as wrenutil
     from pywren.display.summary import summary
+    from pywren.display.timeline import timeline
     from pywren.executor import Executor
     from pywren.future import ResponseFuture
     from pywren.jobs import attach, resume
@@ -70,6 +71,7 @@ __all__ = [
     "resume",
     "standalone_executor",
     "summary",
+    "timeline",
     "wait",
 ]
 
@@ -94,6 +96,7 @@ _LAZY = {
     "resume": "jobs",
     "standalone_executor": "wren",
     "summary": "display.summary",
+    "timeline": "display.timeline",
 }
 _SUBMODULES = frozenset(
     {

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from pywren.display.estimate import Estimate
+    from pywren.display.objects import MapState
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +105,33 @@ class Executor:
         # Pickle only how to make the executor, so that objects that hold one can be sent to workers and use it there.
         settings = {"_retries": self._retries, "_retry_on": self._retry_on}
         return _made_later, (type(self), (self.invoker, self.config, self._job_max_runtime), settings)
+
+    def __repr__(self) -> str:
+        from pywren.display.objects import executor_text  # imported here, as few programs look at an executor
+
+        return executor_text(*self._shown())
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: how far the maps are whose futures the program has, and their first errors."""
+        from pywren.display.objects import executor_html
+
+        return executor_html(*self._shown())
+
+    def _shown(self) -> tuple[str, str, list[MapState]]:
+        from pywren.display.objects import states_of
+
+        # An executor that was just unpickled is not initialized by somebody who only looks at it.
+        if "_recipe" in self.__dict__ or "_dispatcher" not in self.__dict__:
+            return type(self).__name__, "that was not used yet", []
+        return type(self).__name__, self._place(), states_of(self._origins())
+
+    def _place(self) -> str:
+        function = self._calls_to.function_name
+        if function is not None:
+            return f"in the Lambda function {function}"
+        queue = self.invoker.config().get("sqs_queue_name_name")
+        here = "on this machine" if self._calls_to.runs_here else "on workers"
+        return here if queue is None else f"on the workers of the queue {queue}"
 
     def __getattr__(self, name: str) -> Any:
         # Python calls this for a missing attribute. An executor that was just unpickled lacks all attributes.

@@ -363,6 +363,13 @@ class ResponseFuture(CallState[R]):
             outcome = f" {'returned' if self._exception is None else 'raised'} {type(told).__name__}"
         return f"<ResponseFuture {self.callset_id[:8]}/{self.call_id} {self.job_state.name}{outcome}>"
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the state, the attempts and the error. This sends no request."""
+        from pywren.display.objects import future_html  # imported here, as only notebooks need it
+
+        state = "invoked" if self.job_state is JobState.new else self.job_state.name
+        return future_html(self, repr(self), "cancelled" if self.cancelled() else state)
+
     def __reduce__(self) -> tuple[Any, ...]:
         if self._origin is None:
             return ResponseFuture, (self.call_id, self.callset_id)

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pywren.client.driver.policy import Policy
+from pywren.exceptions import CallCancelledError
 from pywren.pickling.packed import Packed
 from pywren.system.home import user_key
 from pywren.wire import digests
@@ -19,6 +20,9 @@ from pywren.wrenutil import create_callset_id
 
 if TYPE_CHECKING:
     from pywren.cloud.prices import Billing
+
+_MOST_TOLD = 5  # of so many calls that have failed, the error is kept in words
+_LONGEST_TOLD = 300  # characters
 
 
 @dataclass(eq=False)
@@ -44,6 +48,8 @@ class Callset:
             counts, but their failures do not.
         deletion: the finalizer that deletes the callset's directory on this machine, if there is one.
         billing: what is needed to say what the calls cost; ``None`` if they do not run on Lambda.
+        failures: the calls that have failed, as far as this process has seen it; for the first of them, the error in
+            words, for those who look at the executor.
         progress: whether waits for the calls show a bar: True, False or ``"auto"``.
         origin: a weak reference to what gives the futures of the callset their outcomes, once there are futures.
     """
@@ -66,6 +72,7 @@ class Callset:
     deletion: Any = field(default=None, repr=False)
     inputs: list[Any] = field(default_factory=list, repr=False)
     billing: Billing | None = None
+    failures: dict[str, str] = field(default_factory=dict, repr=False)
     progress: bool | str = "auto"
     # Weak: an origin has its callset. The executor, which knows its callsets, finds the calls in this way.
     origin: weakref.ref[Any] | None = field(default=None, repr=False)
@@ -73,7 +80,8 @@ class Callset:
     def __getstate__(self) -> dict[str, Any]:
         # Pickle the secret too, because another user cannot derive it. Leave out what only this process has.
         here: dict[str, Any] = {"condition": None, "deletion": None, "origin": None, "overwrite": {}}
-        here["progress"] = "auto"  # whether anybody looks is known only where the future is unpickled
+        # Whether anybody looks is known only where the future is unpickled. Errors in words may hold secrets.
+        here.update(progress="auto", failures={})
         facts = {name: value for name, value in self.facts.items() if name != "extra_env"}  # it may hold secrets
         return {**self.__dict__, "secret": self.known_secret(), "facts": facts, **here}
 
@@ -101,6 +109,16 @@ class Callset:
     def attempt_key(self, call_id: str, attempt: int) -> bytes:
         """Return the key that signs the status of one attempt of one call."""
         return digests.attempt_key(self.known_secret(), call_id, attempt)
+
+    def note_failure(self, call_id: str, error: BaseException) -> None:
+        """Record that a call has failed. Two threads may both note the same call: the first to do so counts."""
+        # On the thread that settles: str() runs the program's code, so only for the first few.
+        words = ""
+        if len(self.failures) < _MOST_TOLD and not isinstance(error, CallCancelledError):
+            from pywren.client.driver.driver import text_of  # imported here, as most calls succeed
+
+            words = text_of(error).strip().partition("\n")[0][:_LONGEST_TOLD]
+        self.failures.setdefault(call_id, words)
 
     def lost_after(self, grace: float) -> float | None:
         """Return when a call without a status counts as lost, in seconds since the epoch; ``None`` means never.

@@ -123,8 +123,8 @@ class LocalCallset:
         # Held by a thread that adds a call, so that the indices here and in the pool agree. No thread waits for it.
         self._joining = threading.Lock()
         self._joins_until = 0.0
-        self._count = 0
         self._function: Packed | None = None
+        self._total = 0
         self._sharing = threading.Lock()
         # ``_sharing`` guards the next three. The pump peeks at ``_shared`` without it; _on_results() says why that is
         # safe.
@@ -161,7 +161,7 @@ class LocalCallset:
         )
         self._sent = _Sent.of(submission)  # done last, because the calls are already running
         if len(futures) == 1 and not (submission.modules or submission.extra_env or submission.extra_meta):
-            self._function, self._count = submission.function, 1
+            self._function = submission.function
             self._joins_until = time.monotonic() + _JOIN_SECONDS
         return futures
 
@@ -181,7 +181,7 @@ class LocalCallset:
             self._joining.release()
 
     def _add(self, batch: Any, argument: Packed) -> ResponseFuture | None:
-        index = self._count
+        index = self._total
         future = ResponseFuture(create_call_id(index), self.callset.id, origin=self)
         self._futures[index] = future  # before the pool knows of the call, whose result may arrive at once
         is_added = False
@@ -192,7 +192,7 @@ class LocalCallset:
                 self._futures.pop(index, None)
         if not is_added:
             return None
-        self._count += 1
+        self._total += 1
         self._batch = batch  # the pump may have found no future in between, and cleared it
         sent = self._sent
         if sent is not None:
@@ -277,6 +277,9 @@ class LocalCallset:
         if self._shared:  # store before settling: when a wait() returns, other processes may collect
             for one, verdict in verdicts:
                 self._store_if_shared(one.call_id, verdict)
+        for one, verdict in verdicts:
+            if verdict.error is not None:
+                self.callset.note_failure(one.call_id, verdict.error)
         # No lock of this module may be held here: settle() takes the callset's condition, and waiters run under that.
         call_state.settle(verdicts)
         if self._shared:  # store again after settling: an unfinished future may have been pickled meanwhile
@@ -314,6 +317,7 @@ class LocalCallset:
     def take(self, futures: Sequence[CallState]) -> None:
         """Become the origin of these futures: one for every call of the callset, in order."""
         self._futures = dict(enumerate(futures))
+        self._total = len(futures)
 
     @property
     def storage_path(self) -> list[str]:
@@ -375,6 +379,7 @@ class LocalCallset:
         # the future before this thread does, both settle it, the first verdict counts, and the return value says which.
         self._futures.pop(index, None)
         self._attempts.cancelled(target.call_id)
+        self.callset.note_failure(target.call_id, error)
         call_state.settle([(target, Verdict(None, error, result, time.time()))])
         # Another process may be waiting for this call: it learns of the cancellation from the stored status.
         self._store_if_known(target)
@@ -395,9 +400,17 @@ class LocalCallset:
         """Return the attempts of a call; of those that were killed or raised, when and where."""
         return self._attempts.of(target.call_id, call_state.verdict_of(target))
 
-    def counts(self) -> Counts | None:
-        """Return what the driver has counted; ``None`` while no attempt has failed, as then there is no driver."""
-        return self._attempts.counts()
+    def counts(self) -> Counts:
+        """Return how many calls are in each phase. The driver knows only the calls of which an attempt has failed."""
+        from pywren.client.driver.record import Counts
+
+        outstanding, driven = self.outstanding(), self._attempts.counts()
+        running = sum(one._state == call_state.RUNNING for one in outstanding)
+        held = 0 if driven is None else min(driven.held, len(outstanding) - running)
+        failed = len(self.callset.failures)
+        done = max(0, self._total - len(outstanding) - failed)
+        retried = 0 if driven is None else driven.retried
+        return Counts(self._total, held, 0, len(outstanding) - running - held, running, done, failed, retried)
 
     def invoke_status(self, target: CallState) -> dict[str, Any]:
         """Return what the client did for the callset. Steps of PyWren 0.4 that do not exist here have a time of 0."""

@@ -809,6 +809,9 @@ class StagedCallset:
             batch = [(one, verdict) for call_id, verdict in verdicts.items() for one in self._living(call_id)]
             for call_id in verdicts:
                 self.records.setdefault(call_id, {})["status_done_timestamp"] = now
+        for call_id, verdict in verdicts.items():
+            if verdict.error is not None:
+                self.callset.note_failure(call_id, verdict.error)
         # This takes the callset's condition. Another thread may hold that and want ``_lock`` (expect()): with both held
         # here the two would wait for each other.
         call_state.settle(batch)

@@ -71,9 +71,7 @@ class Costs(NamedTuple):
         """Return the sum in words."""
         amount = f"{self.gb_seconds:,.4g} GB-s" if self.gb_seconds < 10_000 else f"{self.gb_seconds:,.0f} GB-s"
         if self.others:
-            return (
-                f"{amount}; dollars are unknown, because some calls did not run on Lambda, or another process made them"
-            )
+            return f"{amount}; dollars are unknown, as some calls did not run on Lambda, or another process made them"
         if self.dollars is None:
             there = "" if self.elsewhere is None else f" (in {REGION} it would be {money(self.elsewhere)})"
             where = "these workers" if self.region is None else self.region

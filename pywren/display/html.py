@@ -19,7 +19,7 @@ _CELL = "padding:1px 10px 1px 0;text-align:{};white-space:nowrap;border:none;bac
 
 def block(*parts: str) -> str:
     """Return parts, each of which is HTML, below each other."""
-    return f'<div style="font-size:90%;line-height:1.5;max-width:72em">{"".join(parts)}</div>'
+    return f'<div style="font-size:13px;line-height:1.5;max-width:72em">{"".join(parts)}</div>'
 
 
 def line(text: str, *, bold: bool = False, quiet: bool = False) -> str:

@@ -46,7 +46,7 @@ LOG_INTERVAL = 10.0
 """Seconds between two lines in the log."""
 
 _DRAW_INTERVAL = 0.2  # seconds: the eye sees no more, and the wait wakes for each
-_LINE_INTERVAL = 1.0  # the same where every drawing may become a line, as in a file
+_LINE_INTERVAL = 1.0  # the same where every drawing may become a line, as in a file or in a notebook that is saved
 _MOST_OF_THE_TIME = 0.05  # the share of the time that the waiting thread may spend on counting 100,000 futures
 
 _WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
@@ -225,7 +225,7 @@ class Progress:
             if self._bar is None:
                 since = self._clock() - self._began
                 self._bar = _Bar(tally.total, done_before=self._done_before or 0, since=since)
-                self._interval = _DRAW_INTERVAL if _is_watched(even_in_ci=True) else _LINE_INTERVAL
+                self._interval = _DRAW_INTERVAL if _is_terminal() else _LINE_INTERVAL
             self._bar.show(tally)
         except Exception as error:  # noqa: BLE001 -- see _give_up()
             self._give_up(error)
@@ -357,12 +357,14 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_start_over)
 
 
-def _is_watched(*, even_in_ci: bool = False) -> bool:
+def _is_watched() -> bool:
     """Tell whether a person is likely to look at stderr: a terminal or a notebook, and not continuous integration."""
-    if not even_in_ci and os.environ.get("CI", "").lower() not in ("", "0", "false"):
+    if os.environ.get("CI", "").lower() not in ("", "0", "false"):
         return False
-    if _is_notebook():
-        return True
+    return _is_notebook() or _is_terminal()
+
+
+def _is_terminal() -> bool:
     try:
         return sys.stderr is not None and bool(sys.stderr.isatty())
     except Exception as error:  # noqa: BLE001 -- closed, or an object of the program's own

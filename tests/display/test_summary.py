@@ -303,4 +303,4 @@ def test_a_hundred_kinds_of_errors_do_not_fill_the_screen():
 def test_the_sum_over_other_workers_names_no_remedy():
     """No setting tells what the workers of a queue cost."""
     told = costs_of([on_lambda(call(), billing=None)]).spoken()
-    assert told == "0 GB-s; dollars are unknown, because some calls did not run on Lambda, or another process made them"
+    assert told == "0 GB-s; dollars are unknown, as some calls did not run on Lambda, or another process made them"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import gc
 import itertools
 import os
@@ -22,6 +21,8 @@ import pytest
 
 if TYPE_CHECKING:
     from pywren.testing.emulator import Emulator
+
+pytest_plugins = ["pytester"]  # runs pytest in the tests of the pytest plugin
 
 # pywren writes nothing outside its home except temporary files. The suite has a temporary directory of its own, so that
 # anything there at the end was left behind. Its path is short, because macOS limits a socket's path to 104 bytes.
@@ -43,6 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
     os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = str(_HOME / "no-aws-config")
     os.environ["HOME"] = str(_HOME)
+    os.environ["PYWREN_HOME"] = str(_HOME / "shared" / "pywren")  # for what several tests share; each test has its own
     os.environ["TMPDIR"] = tempfile.tempdir = str(_TEMPORARY)
     os.environ[_SESSION_VARIABLE] = str(os.getpid())
     # A shell's background jobs ignore SIGINT, and those of nohup SIGHUP. Their children would, too, and the tests that
@@ -75,17 +77,10 @@ def pywren_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _models_of_aws_are_read_once() -> Iterator[None]:
-    """Let all botocore sessions share one loader, as a program's clients share one session.
+    """Let all botocore sessions share their loaders, as a program's clients share one session."""
+    from pywren.testing import _set_up
 
-    Otherwise each session would parse botocore's service descriptions again, which takes 50 ms per client.
-    """
-    import botocore.loaders
-    import botocore.session
-
-    loader = botocore.loaders.Loader()
-    loader.load_data_with_path = functools.cache(loader.load_data_with_path)  # the one method that caches nothing
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(botocore.session, "create_loader", lambda search_path_string=None: loader)
+    with _set_up.models_are_read_once():
         yield
 
 

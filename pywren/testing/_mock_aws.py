@@ -21,6 +21,7 @@ from pywren.testing._set_up import (
     create_bucket,
     create_resources,
     environment,
+    models_are_read_once,
     no_proxy_here,
 )
 from pywren.worker.bundle import build_zip
@@ -54,8 +55,10 @@ def mock_aws(*, concurrency: int = CONCURRENCY, lambda_timeout: int = 300) -> It
     """
     with ExitStack() as stack:
         stack.enter_context(_world)
-        config = _set_up(uuid.uuid4().hex[:12], lambda_timeout)
-        name = config["lambda"]["function_name"]
+        # the children of the mocked function share this interpreter's packages
+        name = f"pywren-mock-{uuid.uuid4().hex[:12]}"
+        config = configuration(name, timeout=lambda_timeout, preinstalls=installed_modules())
+        # The function comes first, because its fork server starts while this thread sends the requests of _set_up().
         function = MockFunction(
             name,
             account_id=ACCOUNT_ID,
@@ -67,20 +70,18 @@ def mock_aws(*, concurrency: int = CONCURRENCY, lambda_timeout: int = 300) -> It
         stack.callback(function.close)
         _world.functions[name] = function
         stack.callback(_world.functions.pop, name)
+        _set_up(config)
         yield config
 
 
-def _set_up(name: str, lambda_timeout: int) -> dict[str, Any]:
-    """Create a bucket, a queue, a role and a function, and return the configuration that names them."""
-    # the children of the mocked function share this interpreter's packages
-    config = configuration(f"pywren-mock-{name}", timeout=lambda_timeout, preinstalls=installed_modules())
+def _set_up(config: dict[str, Any]) -> None:
+    """Create the bucket, the queue, the role and the function that a configuration names."""
     aws = AWS(REGION)
     try:
         create_bucket(config, aws)
         create_resources(config, aws, archive=_archive())
     finally:
         aws.close()
-    return config
 
 
 @functools.cache
@@ -121,6 +122,7 @@ class _World(AbstractContextManager["_World"]):
     def _start(self, stack: ExitStack) -> None:
         moto = _import_moto()
         stack.enter_context(environment({**_ENVIRONMENT, **no_proxy_here()}))
+        stack.enter_context(models_are_read_once())
         stack.enter_context(moto.mock_aws(config={"lambda": {"use_docker": False}}))
         from pywren.testing._moto_corrections import atomic_s3, atomic_sqs, over_tls
         from pywren.testing._moto_endpoint import http_server

@@ -56,6 +56,8 @@ class MockFunction:
         self._container = Container(self._runner, environment=_lambda_environment(name, region, endpoint, access_key))
         self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="pywren-mock-lambda")
         self._streams = threading.local()
+        # A test usually makes calls soon. close() waits for this thread, too.
+        self._threads.submit(self._runner.start)
 
     def invoke_later(self, payload: bytes, timeout: float) -> None:
         """Queue an asynchronous invocation. An exception that it raises is only logged, as on Lambda."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 from pywren.aws.requests import AWS
 from pywren.cloud.plan import create_all
@@ -80,6 +82,28 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
         for name in [name for name in os.environ if _is_aws(name) or name in variables]:
             del os.environ[name]
         os.environ.update(saved)
+
+
+@contextmanager
+def models_are_read_once() -> Iterator[None]:
+    """Let all botocore sessions share loaders while the context lasts.
+
+    Otherwise each session would parse botocore's service descriptions again, which takes 50 ms per client.
+    """
+    import botocore.session
+
+    with mock.patch.object(botocore.session, "create_loader", _loader):
+        yield
+
+
+@functools.cache
+def _loader(search_path_string: str | None = None) -> Any:
+    """Return botocore's loader for a search path, which also caches what no loader of botocore caches itself."""
+    import botocore.loaders
+
+    loader = botocore.loaders.create_loader(search_path_string)
+    loader.load_data_with_path = functools.cache(loader.load_data_with_path)
+    return loader
 
 
 def no_proxy_here() -> dict[str, str]:

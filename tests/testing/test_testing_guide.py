@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "testing.md").read_text("utf-8")
 BLOCKS = [part.partition("```")[0] for part in GUIDE.split("```python\n")[1:]]
-MOCKED, EMULATED = BLOCKS[:4], BLOCKS[4:]
+MOCKED, EMULATED = BLOCKS[:3], BLOCKS[3:]
 COMMAND = "python -m pywren.testing.emulator --memory 512 -- python my_job.py"
 JOB = """
 import faulthandler, pywren
@@ -23,23 +23,23 @@ import pywren
 def pipeline(pwex, words):
     return dict(zip(words, pywren.get_all_results(pwex.map(lambda word: words.count(word), words))))
 """
-TEST_OF_THE_FILE = """
-def test_a_file(aws_config_file):
-    assert pywren.default_executor().call_async(len, "ab").result() == 2
+TEST_OF_THE_OPTIONS = """
+def test_the_options(pywren_aws):
+    assert pywren_aws["lambda"]["timeout"] == 60
 """
 
 
 @pytest.mark.moto
 def test_the_context_of_the_guide_runs(tmp_path):
     """The first program runs unchanged, and shows a log."""
-    assert "START RequestId" in run_program(tmp_path, MOCKED[0])
+    assert "START RequestId" in run_program(tmp_path, MOCKED[2])
 
 
 @pytest.mark.moto
 def test_the_fixtures_of_the_guide_run(tmp_path):
-    """The recipe for conftest.py works, with the test that uses it."""
+    """The tests run, with the options in conftest.py."""
     (tmp_path / "my_package.py").write_text(PIPELINE, "utf-8")
-    run_tests(tmp_path, "import yaml\n" + MOCKED[1] + MOCKED[3], MOCKED[2] + TEST_OF_THE_FILE)
+    run_tests(tmp_path, MOCKED[1], MOCKED[0] + TEST_OF_THE_OPTIONS)
 
 
 @pytest.mark.emulator
@@ -51,8 +51,8 @@ def test_the_programs_on_the_emulator_run(number, said, tmp_path):
 
 @pytest.mark.emulator
 def test_the_fixtures_on_the_emulator_run(tmp_path):
-    """The recipe for conftest.py works, with the test that uses it."""
-    run_tests(tmp_path, EMULATED[2], EMULATED[3])
+    """The tests run, with the options in conftest.py."""
+    run_tests(tmp_path, EMULATED[3], EMULATED[2])
 
 
 @pytest.mark.emulator

@@ -214,9 +214,7 @@ def emulate(**settings: Any) -> Iterator[Emulator]:
     with ExitStack() as stack:
         emulator = start(Settings.decode(settings))
         stack.callback(emulator.close)
-        stack.enter_context(_default_session_put_away())
-        stack.enter_context(_set_up.environment(emulator.environment))
-        stack.enter_context(_unset("PYWREN_CONFIG_FILE"))
+        stack.enter_context(in_reach(emulator))
         try:
             yield emulator
         except EmulatorError:
@@ -224,6 +222,13 @@ def emulate(**settings: Any) -> Iterator[Emulator]:
         except Exception:
             emulator.counters()  # if the emulator has ended, this raises the reason, the cause of this failure
             raise
+
+
+@contextmanager
+def in_reach(emulator: Emulator) -> Iterator[None]:
+    """Let this process use a running emulator instead of AWS while the context lasts, as ``emulate`` describes."""
+    with _default_session_put_away(), _set_up.environment(emulator.environment), _unset("PYWREN_CONFIG_FILE"):
+        yield
 
 
 def start(settings: Settings) -> Emulator:

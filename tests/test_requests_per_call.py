@@ -1,10 +1,13 @@
 """How many requests a map makes, as the emulated AWS counts them."""
 
 import os
+import time
 
 import pytest
 
 import pywren
+from pywren.client.lease import FIRST_WRITE
+from pywren.worker.watch import FIRST_LOOK
 
 emulator_module = pytest.importorskip("pywren.testing.emulator")
 
@@ -42,41 +45,56 @@ def executor(emulator, config):
 
 def requests_of(emulator, executor, function, items):
     """Run a map, check the results, and return the requests and executions that it caused."""
-    before, earlier = emulator.counters(), len(emulator.executions())
+    before, earlier, began = emulator.counters(), len(emulator.executions()), time.monotonic()
     assert pywren.get_all_results(executor.map(function, items)) == list(map(function, items))
+    seconds = time.monotonic() - began
     emulator.wait_idle()
-    return emulator.counters() - before, emulator.executions()[earlier:]
+    executions = emulator.executions()[earlier:]
+    return emulator.counters() - before, executions, extra(executions, seconds)
+
+
+def extra(executions, seconds):
+    """Return how many requests may be due to a machine that does much else, and is slow; 0 on an idle one.
+
+    A call that takes over 2 s looks every 3 s whether it was ended elsewhere, and writes a beacon every 30 s, which the
+    client reads. A map that takes over 10 s writes a lease.
+    """
+    each = [one.duration_ms / 1000 for one in executions]
+    return sum(3 + long for long in each if long > FIRST_LOOK) + seconds // FIRST_WRITE
 
 
 def test_a_map_takes_two_requests_of_s3_per_call(emulator, executor):
     """Client and worker together write and read one status per call, and little else."""
-    counted, _ = requests_of(emulator, executor, lambda x: x + 1, range(COUNT))
-    assert counted.count(service="s3").requests <= 2.3 * COUNT
-    assert counted.count(service="s3", caller="client", operation="GetObject").requests <= COUNT
+    counted, _, more = requests_of(emulator, executor, lambda x: x + 1, range(COUNT))
+    assert counted.count(service="s3").requests <= 2.3 * COUNT + more
+    assert counted.count(service="s3", caller="client", operation="GetObject").requests <= COUNT + more
 
 
 def test_a_quick_call_is_one_put_of_the_worker_and_nothing_else(emulator, executor):
     """Arguments arrive in the payload, and each container reads the function only once."""
-    counted, executions = requests_of(emulator, executor, lambda x: x * 2, range(COUNT))
+    counted, executions, more = requests_of(emulator, executor, lambda x: x * 2, range(COUNT))
     containers = len({one.container for one in executions})
-    assert counted.count(service="s3", caller="function", operation="PutObject").requests == COUNT
-    assert counted.count(service="s3", caller="function", operation="GetObject").requests == containers
-    assert counted.count(service="s3", caller="function").requests == COUNT + containers
+    assert 0 <= counted.count(service="s3", caller="function", operation="PutObject").requests - COUNT <= more
+    read = counted.count(service="s3", caller="function", operation="GetObject").requests
+    assert 0 <= read - containers <= more
+    all_requests = counted.count(service="s3", caller="function").requests
+    assert 0 <= all_requests - COUNT - containers <= more
 
 
 def test_small_arguments_and_results_have_no_objects(emulator, executor):
     """The client writes only the function, and reads only the statuses."""
-    counted, _ = requests_of(emulator, executor, lambda text: text.upper(), ["abc" * 100] * COUNT)
-    assert counted.count(service="s3", caller="client", operation="PutObject").requests == 1
-    assert counted.count(service="s3", operation="GetObject").requests <= COUNT + CONTAINERS
+    counted, _, more = requests_of(emulator, executor, lambda text: text.upper(), ["abc" * 100] * COUNT)
+    written = counted.count(service="s3", caller="client", operation="PutObject").requests
+    assert 0 <= written - 1 <= more
+    assert counted.count(service="s3", operation="GetObject").requests <= COUNT + CONTAINERS + more
     assert counted.count(service="lambda", operation="Invoke").requests == COUNT
 
 
 def test_a_function_of_a_megabyte_is_read_once_per_container(emulator, executor):
     """The number of bytes read does not grow with the number of calls."""
     ballast = os.urandom(FUNCTION_BYTES)
-    counted, executions = requests_of(emulator, executor, lambda x: len(ballast) + x, range(COUNT))
+    counted, executions, more = requests_of(emulator, executor, lambda x: len(ballast) + x, range(COUNT))
     containers = len({one.container for one in executions})
     read = counted.count(service="s3", caller="function", operation="GetObject")
-    assert read.requests == containers
+    assert 0 <= read.requests - containers <= more
     assert read.bytes_out < 1.1 * FUNCTION_BYTES * containers

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pywren.system.coroutines import finished
+
 
 @dataclass(frozen=True)
 class Reduction:
@@ -31,6 +33,17 @@ class Application:
 
 
 @dataclass(frozen=True)
+class Spread:
+    """Calls a function with the elements of its argument as positional arguments."""
+
+    function: Callable[..., Any]
+
+    def __call__(self, arguments: Sequence[Any]) -> Any:
+        """Call the function."""
+        return self.function(*arguments)
+
+
+@dataclass(frozen=True)
 class Chunk:
     """Calls a function once for each of several tuples of positional arguments."""
 
@@ -38,4 +51,4 @@ class Chunk:
 
     def __call__(self, chunk: Sequence[Sequence[Any]]) -> list[Any]:
         """Call the function with each tuple of arguments, and return the results in order."""
-        return [self.function(*arguments) for arguments in chunk]
+        return [finished(self.function(*arguments)) for arguments in chunk]

@@ -111,8 +111,7 @@ class TaskRunner:
                 self.place.adopt(extra_env)
                 self.condition.adopt()
             called = _perf_counter()
-            # Nothing here catches what is no ``Exception``, such as ``SystemExit``: it ends the process, as in any
-            # program.
+            # What is no ``Exception``, such as ``SystemExit``, is not caught: it ends the process, as in any program.
             value = function(value)
             if _type(value) is _CoroutineType:  # here: a trace function that the call has left would break a call
                 value = coroutines.run(value)

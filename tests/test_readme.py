@@ -14,7 +14,12 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
 
-BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+PAGES = ("verbs.md",)
+"""The pages of ``docs/`` whose blocks of Python are whole programs, too."""
+
+PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+BLOCKS = PYTHON.findall(README)
+BLOCKS_OF_PAGES = [block for name in PAGES for block in PYTHON.findall((ROOT / "docs" / name).read_text("utf-8"))]
 COMMANDS = re.findall(r"^```sh\n(.*?)\n```", README, re.MULTILINE | re.DOTALL)
 
 
@@ -24,7 +29,7 @@ def title(block: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("block", BLOCKS, ids=map(title, BLOCKS))
+@pytest.mark.parametrize("block", [*BLOCKS, *BLOCKS_OF_PAGES], ids=title)
 def test_a_python_block_can_be_pasted_into_a_file_and_run(block: str, tmp_path: Path) -> None:
     """Each block is a whole program; blocks with tests are run by pytest."""
     program = tmp_path / "test_pasted.py"

@@ -133,13 +133,16 @@ class LazyCalls:
             StorageError: the storage could not be reached for a minute. ``take`` may be called again.
             Exception: no call is left, because the iterator or the making of calls raised this exception.
         """
+        has_filled = False
         while not self._futures.has_one() and self._has_room():
             self._fill()
+            has_filled = True
         if not self._futures:
             self._end()
             return None
         future: ResponseFuture = self._futures.take(timeout)
-        if self._has_room():
+        # Once only: a slow iterator must not hold the result back for two items.
+        if not has_filled and self._has_room():
             self._fill()
         return future
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from pywren.executor import Executor
     from pywren.future import ResponseFuture
     from pywren.jobs import attach, resume
-    from pywren.wait import ALL_COMPLETED, ALWAYS, ANY_COMPLETED, get_all_results, wait
+    from pywren.wait import ALL_COMPLETED, ALWAYS, ANY_COMPLETED, as_completed, get_all_results, wait
     from pywren.wren import (
         PoolExecutor,
         default_executor,
@@ -61,6 +61,7 @@ __all__ = [
     "PoolExecutor",
     "ResponseFuture",
     "__version__",
+    "as_completed",
     "attach",
     "default_executor",
     "dummy_executor",
@@ -86,6 +87,7 @@ _LAZY = {
     "Executor": "executor",
     "PoolExecutor": "wren",
     "ResponseFuture": "future",
+    "as_completed": "wait",
     "attach": "jobs",
     "default_executor": "wren",
     "dummy_executor": "wren",

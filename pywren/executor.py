@@ -21,6 +21,7 @@ from pywren.client.protocols import Invoker, Origin, adapted
 from pywren.client.routes import make_dispatcher
 from pywren.client.staging import StagedDispatcher, agg_data
 from pywren.client.typevars import A, HasOutcome, T
+from pywren.client.verbs import MoreVerbs
 from pywren.cloud.prices import billing_of
 from pywren.display import progress as bars
 from pywren.exceptions import ArgumentError, StorageError
@@ -55,7 +56,7 @@ SHOW_OUTPUT_VARIABLE = "PYWREN_SHOW_OUTPUT"
 _NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
 
-class Executor:
+class Executor(MoreVerbs):
     """Maps functions over data on the workers that its invoker reaches.
 
     Usually ``pywren.default_executor()`` creates it. Threads may share an executor. It is also a context manager.

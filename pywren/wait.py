@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, TypeVar, overload
 
 from pywren.client import call_state, waiting
@@ -130,6 +131,41 @@ def get_all_results(
         return [item.result() for item in futures]
     verdicts = [call_state.verdict_of(item) for item in futures]
     return [None if one is None else one.value if one.error is None else one.error for one in verdicts]
+
+
+def as_completed(fs: Iterable[F], timeout: float | None = None) -> Iterator[F]:
+    """Return an iterator over futures in the order in which their calls end. It keeps no future that it has returned.
+
+    Args:
+        fs: the futures; each is returned once. They may come from different maps, executors and storages.
+        timeout: seconds from now within which all calls must end; ``None`` for no limit.
+
+    Raises:
+        WaitTimeoutError: raised by the iterator if some calls have not ended in time. They go on.
+        StorageError: raised by the iterator if the storage of some futures could not be reached for a minute. The calls
+            go on, and ``as_completed`` may be called again.
+        ArgumentError: an item of ``fs`` is not a future.
+    """
+    futures = list_of(fs, "as_completed()")
+    distinct: Any = list({id(item): item for item in futures}.values())
+    # From the call on, as in ``concurrent.futures``, not from the first future that is taken.
+    return _completed(distinct, timeout, None if timeout is None else time.monotonic() + timeout)
+
+
+def _completed(futures: list[F], timeout: float | None, deadline: float | None) -> Iterator[F]:
+    arrivals, total = waiting.Arrivals(), len(futures)
+    arrivals.add(futures)
+    futures.clear()  # so that each is kept only until it is taken
+    try:
+        while arrivals:
+            taken: list[Any] = [arrivals.take(None if deadline is None else max(0.0, deadline - time.monotonic()))]
+            if taken[0] is None:
+                what = f"{len(arrivals)} of {total} calls have not ended after {timeout} s"
+                raise waiting.time_out(what, arrivals.close(), "they are still running")
+            call_state.mark_collected(taken)
+            yield taken.pop()  # a variable would keep the future until the program asks for the next one
+    finally:
+        arrivals.close()
 
 
 def cancel_each(futures: Sequence[ResponseFuture]) -> int:

@@ -35,6 +35,13 @@ WAITS = {
     "get_all_results": "pywren.get_all_results(pwex.map(held, addresses))",
     "wait": "pywren.wait(pwex.map(held, addresses))",
     "any": "pywren.wait(pwex.map(held, addresses), return_when=pywren.ANY_COMPLETED)",
+    "as_completed": "list(pywren.as_completed(pwex.map(held, addresses)))",
+    "imap": "list(pwex.imap(held, addresses))",
+    "imap_unordered": "list(pwex.imap_unordered(held, addresses, window=4))",
+    "with imap": """
+        with pwex.imap(held, addresses) as results:
+            time.sleep(600)
+    """,
     "result": "[future.result() for future in pwex.map(held, addresses)]",
     "exception": "pwex.map(held, addresses)[-1].exception(500)",
     "reduce": "pwex.reduce(both, pwex.map(held, addresses))",

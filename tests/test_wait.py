@@ -1,14 +1,17 @@
-"""``wait`` and ``get_all_results``."""
+"""``wait``, ``as_completed`` and ``get_all_results``."""
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import time
+import weakref
 
 import pytest
 from test_future import Origin, settle
 
 import pywren
-from pywren.client import call_state
+from pywren.client import call_state, waiting
 from pywren.client.verdict import Verdict
 from pywren.exceptions import CallCancelledError, StorageError, StorageTimeoutError, WaitTimeoutError
 from pywren.future import ResponseFuture
@@ -17,6 +20,24 @@ from pywren.future import ResponseFuture
 def some(count, origin=None):
     origin = origin or Origin()
     return [origin.future(f"{number:05d}") for number in range(count)]
+
+
+@contextlib.contextmanager
+def storage_in_trouble(futures):
+    """Report to the threads that wait for these futures, again and again, that the storage cannot be read."""
+    over = threading.Event()
+
+    def report():
+        while not over.wait(0.005):
+            waiting.report_trouble(futures, StorageError("no network"), time.monotonic())
+
+    thread = threading.Thread(target=report)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def test_wait_is_a_function_whatever_is_imported():
@@ -154,3 +175,89 @@ def test_get_all_results_says_why_the_storage_cannot_tell():
     origin.trouble = lambda: StorageError("no network")
     with pytest.raises(StorageTimeoutError, match=r"1 of 1 .* as far as pywren knows; .* no network"):
         pywren.get_all_results(some(1, origin), timeout=0.01)
+
+
+class TestAsCompleted:
+    """``as_completed``."""
+
+    def test_returns_them_as_they_end(self):
+        """Those that have ended come first, and the others in the order in which they end."""
+        items = some(4)
+        settle(items[2], 2)
+        completed = pywren.as_completed([*items, items[2]])
+        assert next(completed) is items[2]
+        for number in (3, 0, 1):
+            timer = threading.Timer(0.01, settle, (items[number], number))
+            timer.start()
+            assert next(completed) is items[number]
+            assert items[number].succeeded()
+            timer.join()
+        assert list(completed) == []
+
+    def test_of_several_maps(self):
+        """Futures of different callsets with equal call ids are different futures."""
+        first, second = some(2), some(2)
+        for item in [*second, *first]:
+            settle(item, 0)
+        assert list(pywren.as_completed([*first, *second])) == [*first, *second]
+
+    def test_failed_and_cancelled_calls_are_returned_too(self):
+        """Nothing is raised: the program asks each future."""
+        items = some(2)
+        settle(items[0], error=OSError("failed"))
+        items[1].cancel()
+        assert list(pywren.as_completed(items)) == items
+        assert all(item.errored() for item in items)
+
+    def test_timeout(self):
+        """It counts from the call on; what has ended by then is returned first, and the error counts the rest."""
+        items = some(3)
+        completed = pywren.as_completed(items, timeout=0.01)
+        settle(items[1], 1)
+        time.sleep(0.02)
+        assert next(completed) is items[1]
+        with pytest.raises(WaitTimeoutError, match=r"2 of 3 calls have not ended after 0\.01 s"):
+            next(completed)
+        assert items[0]._installed == []
+
+    def test_nothing_is_left_behind(self):
+        """An iterator that is closed early leaves no waiter, and keeps no future that it has returned."""
+        items = some(3)
+        settle(items[0], 0)
+        completed = pywren.as_completed(items)
+        reference = weakref.ref(next(completed))
+        del items[0]
+        assert reference() is None
+        completed.close()
+        assert [item._installed for item in items] == [[], []]
+
+    def test_of_nothing(self):
+        """No futures are completed at once."""
+        assert list(pywren.as_completed([])) == []
+
+    def test_what_is_no_future(self):
+        """The error is raised at once, not by the iterator."""
+        with pytest.raises(ValueError, match=r"as_completed\(\) takes pywren futures, not a str"):
+            pywren.as_completed(["future"])
+        with pytest.raises(ValueError, match="not yet invoked"):
+            pywren.as_completed([ResponseFuture("00000", "a-callset")])
+
+    def test_a_storage_that_cannot_be_read(self):
+        """A waiting program hears of it, and may call ``as_completed`` again."""
+        items = some(2)
+        with storage_in_trouble(items), pytest.raises(StorageError, match="no network"):
+            next(pywren.as_completed(items))
+        for item in items:
+            settle(item, 0)
+        assert list(pywren.as_completed(items)) == items
+
+    def test_says_why_nothing_arrives(self, monkeypatch):
+        """After a while without results, the origins are asked to say why."""
+        monkeypatch.setattr(waiting, "SILENCE", 0.01)
+        origin = Origin()
+        (item,) = some(1, origin)
+        timer = threading.Timer(0.1, settle, (item, 0))
+        timer.start()
+        assert list(pywren.as_completed([item])) == [item]
+        timer.join()
+        assert origin.reported

@@ -94,6 +94,21 @@ def checked_retries(retries: Any) -> int:
     return number
 
 
+def checked_window(window: Any) -> int:
+    """Return ``window`` as an ``int``.
+
+    Raises:
+        ArgumentError: it is not a whole number, or is below 1.
+    """
+    number = 0
+    if not isinstance(window, (str, bytes, bool)):
+        with suppress(TypeError, ValueError):
+            number = operator.index(window)
+    if number < 1:
+        raise ArgumentError(f"window is {window!r}; it must be a whole number above 0: how many calls to make ahead")
+    return number
+
+
 def checked_errors(retry_on: Any) -> tuple[type[BaseException], ...]:
     """Return ``retry_on`` as a tuple of classes.
 
@@ -153,8 +168,7 @@ def _too_many(limit: int | None) -> str:
     if limit is None:
         return (
             f"the iterable has more than {MOST_ITEMS:,} items, or has no end, and map() makes a future for each item "
-            "before it returns. Map over the iterable in pieces, or use pywren.PoolExecutor, whose map() makes more "
-            "calls as results are taken. Nothing was invoked"
+            "before it returns. Use imap(), which makes more calls as results are taken. Nothing was invoked"
         )
     return (
         f"exceeding map item limit: more than {limit:,} items in one map. Raise `scheduler: map_item_limit` in the "

@@ -11,16 +11,16 @@ import operator
 import threading
 import time
 import uuid
-from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence, Sized
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, overload
 
-from pywren.client import waiting
 from pywren.client.call_state import tell_when_done
+from pywren.client.lazy_calls import LazyCalls, stop_waiting
 from pywren.client.protocols import Verbs
 from pywren.client.typevars import P, T
-from pywren.exceptions import ArgumentError, BrokenPoolError, ShutdownError, WaitTimeoutError
+from pywren.exceptions import ArgumentError, BrokenPoolError, ShutdownError
 from pywren.future import ResponseFuture
 from pywren.pickling.adapters import Application, Chunk
 from pywren.system import private_names
@@ -149,10 +149,12 @@ class ExecutorAdapter(concurrent.futures.Executor):
         # From the call of map() on, as in ``concurrent.futures``, not from the first result that is taken.
         deadline = None if timeout is None else time.monotonic() + timeout
         tuples = zip(*iterables)  # noqa: B905 -- stop at the shortest iterable, as the standard library does
-        calls = _LazyCalls(self, Chunk(fn), iter(lambda: list(islice(tuples, chunksize)), []), ahead)
+        make = partial(self._start, Chunk(fn))
+        # Later calls are made even after ``shutdown``, because they belong to a map that was accepted earlier.
+        calls = LazyCalls(partial(make, is_accepted=True), iter(lambda: list(islice(tuples, chunksize)), []), ahead)
         self._require_open()
         # The first calls start now, on the caller's thread, rather than when the generator is first advanced.
-        calls.start(is_accepted=False)
+        calls.start(make)
         return _results(calls, deadline)
 
     def _calls_ahead(self, iterables: Sequence[Iterable[Any]], chunksize: int) -> int:
@@ -202,7 +204,7 @@ class ExecutorAdapter(concurrent.futures.Executor):
         """
         is_interrupted = isinstance(error, KeyboardInterrupt)
         if is_interrupted:
-            _stop_waiting(list(self._outstanding))
+            stop_waiting(list(self._outstanding))
         self.shutdown(wait=not is_interrupted)
 
     def _require_open(self) -> None:
@@ -311,16 +313,6 @@ def _await(futures: list[ResponseFuture]) -> None:
     wait(futures)
 
 
-def _stop_waiting(futures: Iterable[ResponseFuture]) -> None:
-    """After Ctrl-C, cancel the calls that have not begun on this machine; say what runs, if nothing has said it yet."""
-    origins = {id(origin): origin for one in futures if (origin := one._origin) is not None}
-    if not _shutdown.is_interrupted():
-        waiting.stop_waiting(origins.values())
-        return
-    for origin in origins.values():
-        origin.withdraw()
-
-
 def _checked_buffersize(buffersize: int) -> int:
     if not isinstance(buffersize, int):
         raise TypeError("buffersize must be an integer or None")
@@ -329,71 +321,18 @@ def _checked_buffersize(buffersize: int) -> int:
     return buffersize
 
 
-class _LazyCalls:
-    """The calls of one ``map``, which are made somewhat ahead of the results that the program takes.
-
-    Calls are made even after ``shutdown``, because they belong to a map that was accepted earlier.
-
-    Args:
-        pool: makes the calls.
-        function: takes one chunk of items.
-        chunks: the arguments of the calls that have not been made yet.
-        ahead: how many calls to make ahead.
-    """
-
-    def __init__(self, pool: ExecutorAdapter, function: Chunk, chunks: Iterator[list[Any]], ahead: int) -> None:
-        self._pool = pool
-        self._function = function
-        self._chunks = chunks
-        self._ahead = ahead
-        self._futures: deque[ResponseFuture] = deque()
-
-    def start(self, *, is_accepted: bool = True) -> None:
-        """Make calls until ``ahead`` calls are outstanding or no chunk is left."""
-        items = list(islice(self._chunks, self._ahead - len(self._futures)))
-        if items:
-            self._futures.extend(self._pool._start(self._function, items, is_accepted=is_accepted))
-
-    def take(self) -> ResponseFuture | None:
-        """Remove the future of the next call and return it; return ``None`` when no call is left."""
-        if not self._futures:
-            return None
-        future = self._futures.popleft()
-        if len(self._futures) <= self._ahead // 2:  # make many calls together: each submission has a fixed cost
-            self.start()
-        return future
-
-    def put_back(self, future: ResponseFuture) -> None:
-        """Put a future back at the front, so that ``take`` returns it again."""
-        self._futures.appendleft(future)
-
-    def cancel(self) -> None:
-        """Cancel the outstanding calls."""
-        futures, self._futures = list(self._futures), deque()
-        cancel_each(futures)
-
-    def stop_waiting(self) -> None:
-        """After Ctrl-C, cancel only the calls that have not begun on this machine."""
-        futures, self._futures = self._futures, deque()
-        _stop_waiting(futures)
-
-
-def _results(calls: _LazyCalls, deadline: float | None) -> Iterator[Any]:
+def _results(calls: LazyCalls, deadline: float | None) -> Iterator[Any]:
     try:
-        while (future := calls.take()) is not None:
-            try:
-                results = future.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
-            except (WaitTimeoutError, KeyboardInterrupt) as error:
-                # take() has removed this future from the calls. Put it back, so that it is treated like the others.
-                calls.put_back(future)
-                if isinstance(error, KeyboardInterrupt):
-                    calls.stop_waiting()  # the ``finally`` below finds no calls any more
-                raise
+        while (future := calls.take(None if deadline is None else max(0.0, deadline - time.monotonic()))) is not None:
+            results = future.result()
             del future  # otherwise this variable would keep alive a result that the program has dropped
             results.reverse()
             # Reverse and pop, so that each result is freed as soon as the program drops it, not with the whole chunk.
             while results:
                 yield results.pop()
+    except KeyboardInterrupt:
+        calls.stop_waiting()  # the ``finally`` below finds no calls any more
+        raise
     finally:
         # Also when the program drops the generator: GeneratorExit then arrives on whichever thread drops it. A
         # generator that was never advanced has not entered this ``try``, so its calls go on.

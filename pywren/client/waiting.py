@@ -1,9 +1,10 @@
-"""``await_all``: waits for many calls together.
+"""``await_all`` waits for many calls together, and ``Arrivals`` for one after the other in the order of their ends.
 
 Any thread of the program may wait. It adds one ``_Countdown`` to every future that it waits for, while it holds the
 condition of the future's callset. Then it sleeps until the countdown's gate is opened. The thread that settles the last
 of these futures opens the gate. That thread holds the condition of the callset and then takes the countdown's lock; no
-thread takes these two locks in the opposite order.
+thread takes these two locks in the opposite order. ``Arrivals`` works alike; its gate is opened for each future that
+ends while its thread sleeps.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import math
 import threading
 import time
 import weakref
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from pywren.client.call_state import DONE, CallState
@@ -50,23 +51,33 @@ class Watcher(Protocol):
         """Stop showing it. May be called again."""
 
 
-class _Countdown:
-    """A waiter, as ``concurrent.futures`` defines it, that wakes one thread after a number of futures have ended."""
+class _Waiter:
+    """A waiter, as ``concurrent.futures`` defines it, that wakes one thread: when enough has ended, or on trouble."""
 
     def __init__(self) -> None:
         self._gate = threading.Lock()  # a bare lock, because threading.Event would double the cost of waiting
         self._gate.acquire()
-        self._lock = threading.Lock()  # guards the fields below: futures of several callsets end on several threads
-        self._ended = 0
-        # None until start(): settling threads count from installation on, before the waiting thread knows its target.
-        self._target: int | None = None
+        self._lock = threading.Lock()  # guards the fields: futures of several callsets end on several threads
         # Before installation, so that report_trouble() can tell a wait that began during a failed poll from an earlier
         # one.
         self.began = time.monotonic()
-        self.is_over = False
-        # Written once, under ``_lock``. The waiting thread reads it without the lock: the gate was released after the
-        # write.
+        # Written under ``_lock``. The waiting thread reads it without the lock: the gate was released after the write.
         self.trouble: PywrenError | None = None
+
+    def fail(self, error: PywrenError) -> None:
+        """Wake the waiting thread because the storage cannot be read."""
+        raise NotImplementedError
+
+
+class _Countdown(_Waiter):
+    """Wakes its thread after a number of futures have ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ended = 0
+        # None until start(): settling threads count from installation on, before the waiting thread knows its target.
+        self._target: int | None = None
+        self.is_over = False
 
     def start(self, target: int) -> None:
         """Open the gate once ``target`` futures have ended. Futures that ended before this call count too."""
@@ -81,7 +92,6 @@ class _Countdown:
         return self.is_over or self._gate.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
 
     def fail(self, error: PywrenError) -> None:
-        """Wake the waiting thread because the storage cannot be read."""
         with self._lock:
             # Whoever comes first opens the gate, and opens it once: the last outcome, or the trouble. If outcomes
             # arrive after the trouble, is_over still becomes True and await_all() prefers it.
@@ -103,6 +113,100 @@ class _Countdown:
             self.is_over = True
             if self.trouble is None:  # otherwise the gate is open already, and a lock cannot be released twice
                 self._gate.release()
+
+
+class Arrivals(_Waiter):
+    """Hands futures to one thread in the order in which they end, and keeps none that it has handed over.
+
+    One thread at a time calls ``add``, ``take`` and ``close``; any thread may settle the futures.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ended: deque[CallState] = deque()
+        self._pending: set[CallState] = set()  # used by the taking thread only: those that it has not taken yet
+        self._is_asleep = False  # under ``_lock``: the gate is opened only for a thread that sleeps, so once each time
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def add(self, futures: Sequence[CallState]) -> None:
+        """Add futures, each only once. Those that are done can be taken immediately, in their order."""
+        # Before the installation: settling threads may hand over a future from then on, and take() removes it here.
+        self._pending.update(futures)
+        waiting = _install(self, futures)
+        installed = set(waiting)
+        self._ended.extend(one for one in futures if one not in installed)
+        expect(waiting)
+
+    def has_one(self) -> bool:
+        """Tell whether ``take`` would return a future without waiting."""
+        return bool(self._ended)
+
+    def take(self, timeout: float | None = None) -> CallState | None:
+        """Return the next future that has ended; ``None`` if the timeout expires first, or no future is left.
+
+        Raises:
+            StorageError: the storage of some of the futures could not be reached for a while. The futures stay.
+        """
+        if not self._pending:
+            return None
+        shutdown.go_on()
+        try:
+            if not self._ended:
+                with self._lock:  # trouble of an earlier wait is over, since futures have ended after it
+                    self.trouble, self.began = None, time.monotonic()
+                _wait(self, timeout, self._pending)
+        except KeyboardInterrupt:
+            stop_waiting([origin for origin, _ in _by_origin(self._pending)])
+            raise
+        if not self._ended:
+            if self.trouble is not None:
+                raise copied(self.trouble)
+            return None
+        future = self._ended.popleft()
+        self._pending.discard(future)
+        return future
+
+    def close(self) -> list[CallState]:
+        """Wait for no future any more, and return those that were not taken."""
+        left, self._pending = list(self._pending), set()
+        self._ended.clear()
+        _uninstall(self, left)
+        return left
+
+    def wait(self, timeout: float | None) -> bool:
+        """Wait until a future has ended or ``fail`` is called. Return False if the timeout expires first."""
+        with self._lock:
+            if self._ended or self.trouble is not None:
+                return True
+            self._is_asleep = True
+        if self._gate.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
+            return True
+        with self._lock:
+            if self._is_asleep:
+                self._is_asleep = False
+                return False
+        self._gate.acquire()  # a future has ended since the timeout expired: shut the gate again
+        return True
+
+    def fail(self, error: PywrenError) -> None:
+        with self._lock:
+            self.trouble = error
+            self._wake()
+
+    def add_result(self, future: CallState) -> None:
+        # On a settling thread that holds a callset's condition.
+        with self._lock:
+            self._ended.append(future)
+            self._wake()
+
+    add_exception = add_cancelled = add_result
+
+    def _wake(self) -> None:
+        if self._is_asleep:
+            self._is_asleep = False
+            self._gate.release()
 
 
 def await_all(
@@ -149,10 +253,7 @@ def await_all(
     finally:
         # Also on a time-out and after Ctrl-C: a countdown left behind would be notified, and would keep its memory, for
         # as long as the future lives.
-        for future in waiting:
-            with future._shared:
-                if future._installed is not None:  # a forked child has dropped the list
-                    future._installed.remove(countdown)
+        _uninstall(countdown, waiting)
 
 
 def time_out(what: str, futures: Iterable[CallState], state: str) -> WaitTimeoutError:
@@ -175,8 +276,8 @@ def time_out(what: str, futures: Iterable[CallState], state: str) -> WaitTimeout
     return WaitTimeoutError(f"{what}; {state}: wait again with a longer timeout, or call cancel()")
 
 
-def _install(countdown: _Countdown, futures: Sequence[CallState]) -> list[CallState]:
-    """Add a countdown to the waiters of the futures that are not done, and return those futures."""
+def _install(waiter: _Waiter, futures: Iterable[CallState]) -> list[CallState]:
+    """Add a waiter to the waiters of the futures that are not done, and return those futures."""
     waiting = []
     for future in futures:
         # A look without the condition first: for finished futures, waiting again costs no lock at all.
@@ -186,18 +287,28 @@ def _install(countdown: _Countdown, futures: Sequence[CallState]) -> list[CallSt
         # settling.
         with future._shared:
             if future._state not in DONE:  # the call may have ended before this thread got the condition
-                future._waiter_list().append(countdown)
+                future._waiter_list().append(waiter)
                 waiting.append(future)
     return waiting
 
 
-def _wait(countdown: _Countdown, timeout: float | None, futures: Sequence[CallState], watcher: Watcher | None) -> None:
-    """Wait until the countdown ends. Every ``SILENCE`` seconds, let the origins report why no results arrive."""
+def _uninstall(waiter: _Waiter, futures: Iterable[CallState]) -> None:
+    """Remove a waiter from the waiters of futures."""
+    for future in futures:
+        with future._shared:
+            if future._installed is not None and waiter in future._installed:  # a forked child has dropped the list
+                future._installed.remove(waiter)
+
+
+def _wait(
+    waiter: _Countdown | Arrivals, timeout: float | None, futures: Collection[CallState], watcher: Watcher | None = None
+) -> None:
+    """Wait until the waiter is woken. Every ``SILENCE`` seconds, let the origins report why no results arrive."""
     now = time.monotonic()
     end = math.inf if timeout is None else now + float(min(timeout, threading.TIMEOUT_MAX))
     next_report = now + SILENCE
     next_look = math.inf if watcher is None else now + watcher.begin(len(futures))
-    while not countdown.wait(min(end, next_report, next_look) - time.monotonic()):
+    while not waiter.wait(min(end, next_report, next_look) - time.monotonic()):
         # On the waiting thread, so a slow terminal or a slow check of the reason delays no other thread.
         now = time.monotonic()
         if now >= end:
@@ -233,7 +344,7 @@ def report_trouble(futures: Sequence[CallState], error: PywrenError, since: floa
         return
     with futures[0]._shared:  # the callset's condition guards all these lists
         # Copy them out and notify them below. A set, because one countdown is installed in many of these futures.
-        waiters = {waiter for one in futures for waiter in one._installed or () if isinstance(waiter, _Countdown)}
+        waiters = {waiter for one in futures for waiter in one._installed or () if isinstance(waiter, _Waiter)}
     for waiter in waiters:  # the thread of a waiter may have stopped waiting; then nothing reads its gate
         # A thread that has just begun to wait has not been patient yet; its own poll decides.
         if waiter.began <= since:

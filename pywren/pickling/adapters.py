@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pywren.system.coroutines import finished
+
 
 @dataclass(frozen=True)
 class Reduction:
@@ -31,6 +33,17 @@ class Application:
 
 
 @dataclass(frozen=True)
+class Spread:
+    """Calls a function with the elements of its argument as positional arguments."""
+
+    function: Callable[..., Any]
+
+    def __call__(self, arguments: Sequence[Any]) -> Any:
+        """Call the function."""
+        return self.function(*arguments)
+
+
+@dataclass(frozen=True)
 class Chunk:
     """Calls a function once for each of several tuples of positional arguments."""
 
@@ -38,7 +51,7 @@ class Chunk:
 
     def __call__(self, chunk: Sequence[Sequence[Any]]) -> list[Any]:
         """Call the function with each tuple of arguments, and return the results in order."""
-        return [self.function(*arguments) for arguments in chunk]
+        return [finished(self.function(*arguments)) for arguments in chunk]
 
 
 def taken_apart(function: Any) -> tuple[Callable[[Any], Any] | None, Any]:
@@ -47,4 +60,4 @@ def taken_apart(function: Any) -> tuple[Callable[[Any], Any] | None, Any]:
     An adapter adds nothing that could change. Whoever knows a function knows it in every adapter.
     """
     kind = type(function)
-    return (kind, function.function) if kind in (Application, Chunk, Reduction) else (None, function)
+    return (kind, function.function) if kind in (Application, Chunk, Reduction, Spread) else (None, function)

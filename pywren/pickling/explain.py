@@ -83,8 +83,9 @@ _REMEDIES: tuple[dict[str, str], dict[str, str]] = (
     {"": "make it inside the function, on the worker"},
     {
         "": "return what you made with it instead",
-        "generator": "return a list of its items",
-        "coroutine": "an async function is not awaited on the worker: have the function call asyncio.run()",
+        "generator": "return a list of its items, list(...)",
+        "async_generator": "return a list of its items, [item async for item in ...]",
+        "coroutine": "only the coroutine that the function itself returns is awaited: await this one in the function",
     },
 )
 
@@ -95,7 +96,9 @@ def _reason(obj: Any, error: Exception, returned: bool) -> str:
     text = str(error)
     refused = re.match(r"cannot pickle '?([\w.]+)'? object", text)
     if refused and not _is_client(obj):
-        return f"a {refused[1]} cannot be pickled; {_REMEDIES[returned].get(refused[1], _REMEDIES[returned][''])}"
+        article = "an" if refused[1][0] in "aeiou" else "a"
+        remedies = _REMEDIES[returned]
+        return f"{article} {refused[1]} cannot be pickled; {remedies.get(refused[1], remedies[''])}"
     kind = type(obj)
     name = (
         kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"

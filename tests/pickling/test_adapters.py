@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from pywren.pickling.adapters import Application, Chunk, Reduction
+from pywren.pickling.adapters import Application, Chunk, Reduction, Spread
 
 
 class Finished:
@@ -46,7 +46,21 @@ def test_chunk_returns_one_result_for_each():
     assert Chunk(pow)([(2, 3), (3, 2)]) == [8, 9]
 
 
-@pytest.mark.parametrize("adapter", [Reduction, Application, Chunk])
+def test_chunk_runs_coroutines():
+    """Each call of a coroutine function in a chunk gives its value."""
+
+    async def double(x):
+        return 2 * x
+
+    assert Chunk(double)([(1,), (2,)]) == [2, 4]
+
+
+def test_spread_takes_positional_arguments():
+    """The elements of the argument are the arguments of the function."""
+    assert Spread(pow)((2, 3)) == 8
+
+
+@pytest.mark.parametrize("adapter", [Reduction, Application, Spread, Chunk])
 def test_they_pickle(adapter):
     """Adapters can be pickled, and equal ones stay equal."""
     assert pickle.loads(pickle.dumps(adapter(len))) == adapter(len)

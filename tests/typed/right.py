@@ -25,6 +25,10 @@ def add(a: int, b: int, *, scale: float = 1.0) -> float:
     return (a + b) * scale
 
 
+def pair(number: int, text: str) -> str:
+    return text * number
+
+
 def maybe(number: int) -> str | None:
     return None
 
@@ -66,6 +70,24 @@ def maps() -> None:
     assert_type(pwex.call_async(fetch, "url", name="page"), ResponseFuture[bytes])
 
 
+def verbs() -> None:
+    """The other verbs know it too."""
+    assert_type(pwex.submit(add, 1, 2, scale=0.5), ResponseFuture[float])
+    assert_type(pwex.submit(fetch, "url"), ResponseFuture[bytes])
+    assert_type(pwex.starmap(pair, [(1, "a"), (2, "b")], retries=0), list[ResponseFuture[str]])
+    assert_type(pwex.starmap(fetch, [("url",)]), list[ResponseFuture[bytes]])
+    assert_type(pwex.zip_map(pair, [1, 2], "ab"), list[ResponseFuture[str]])
+    assert_type(pwex.zip_map(fetch, ["url"], backup=True), list[ResponseFuture[bytes]])
+    for text in pwex.imap(word, iter([1, 2]), window=10):
+        assert_type(text, str)
+    for page in pwex.imap_unordered(fetch, ["url"], extra_env={}):
+        assert_type(page, bytes)
+    with pwex.imap(word, [1], return_exceptions=True) as outcomes:
+        assert_type(next(outcomes), str | BaseException)
+    iterator: Iterator[str] = pwex.imap(word, [1])
+    assert_type(next(iterator), str)
+
+
 def results() -> None:
     """Results have the type that the function returns."""
     future = pwex.call_async(word, 1)
@@ -100,6 +122,8 @@ def the_standard_library() -> None:
     words = pwex.map(word, [1, 2])
     for future in concurrent.futures.as_completed(words, timeout=5):
         assert_type(future.result(), str)
+    for own in pywren.as_completed(words, timeout=5):
+        assert_type(own, ResponseFuture[str])
     assert_type(concurrent.futures.wait(words).done, set[concurrent.futures.Future[str]])
     plain: concurrent.futures.Future[str] = words[0]
     plain.add_done_callback(lambda ended: None)

@@ -46,6 +46,17 @@ words: list[str] = pywren.get_all_results(pwex.map(word, [1]), return_exceptions
 pywren.wait([1])  # type: ignore[type-var]
 pywren.get_all_results(["text"])  # type: ignore[arg-type]
 
+# The other verbs check the function's arguments as well.
+pwex.submit(add, 1)  # type: ignore[call-overload]
+pwex.submit(add, 1, b="2")  # type: ignore[arg-type]
+pwex.starmap(add, [(1, "2")])  # type: ignore[arg-type]
+pwex.zip_map(add, 1)  # type: ignore[call-overload]
+pwex.imap(word, ["text"])  # type: ignore[arg-type]
+pwex.imap(word, [1], window="ten")  # type: ignore[call-overload]
+pwex.imap_unordered(word, [1], windows=10)  # type: ignore[call-overload]
+length: int = next(pwex.imap(word, [1]))  # type: ignore[assignment]
+pywren.as_completed(["text"])  # type: ignore[type-var]
+
 # The reduction takes something else.
 pwex.reduce(word, pwex.map(len, ["a"]))  # type: ignore[arg-type]
 

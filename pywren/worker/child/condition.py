@@ -327,6 +327,7 @@ _REACHING_OUT = frozenset(
     for name, number in opcode.opmap.items()
     if name.startswith(("IMPORT_", "STORE_ATTR", "DELETE_ATTR", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_BUILD_CLASS"))
 )
+_CO_COROUTINE = 0x80  # inspect.CO_COROUTINE; importing inspect takes longer than a call
 _INTO_FRAMES = ("_", "f_", "gi_", "cr_", "ag_", "tb_")  # prefixes of attributes that lead from a generator to frames
 
 
@@ -359,6 +360,8 @@ def _is_inert(function: object, met: set[int]) -> bool:
 
 
 def _names_only_inert(code: CodeType, variables: Mapping[str, Any], met: set[int]) -> bool:
+    if code.co_flags & _CO_COROUTINE:
+        return False  # an event loop runs it, with sockets and perhaps threads
     # Instructions are two bytes each, the opcode first. ``co_code`` shows inline caches as zeros, and no specialised
     # opcodes.
     if not _REACHING_OUT.isdisjoint(code.co_code[::2]):

@@ -10,12 +10,14 @@ from __future__ import annotations
 import pickle
 import sys
 import time
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pywren.pickling import arguments, packed, packed_exceptions
 from pywren.pickling.format import FUTURE, NAMES_FOLLOW
 from pywren.pickling.packed import Packed
+from pywren.system import coroutines
 from pywren.wire.failure import Failure
 from pywren.worker.child.condition import Condition
 from pywren.worker.child.leftovers import keep_threads
@@ -31,6 +33,7 @@ _gettrace, _settrace = sys.gettrace, sys.settrace
 _dump_result, _dump_exception = packed.dump_result, packed_exceptions.dump_exception
 _Exception = Exception
 _loads, _load_argument, _load_with_names = packed.loads, arguments.load_argument, arguments.load_with_names
+_type, _CoroutineType = type, types.CoroutineType
 _FUTURE_MARK = FUTURE.encode()
 
 # Pickling a result goes through code that looks these up by name, so binding them here is not enough.
@@ -111,9 +114,10 @@ class TaskRunner:
                 self.place.adopt(extra_env)
                 self.condition.adopt()
             called = _perf_counter()
-            # Nothing here catches what is no ``Exception``, such as ``SystemExit``: it ends the process, as in any
-            # program.
+            # What is no ``Exception``, such as ``SystemExit``, is not caught: it ends the process, as in any program.
             value = function(value)
+            if _type(value) is _CoroutineType:  # here: a trace function that the call has left would break a call
+                value = coroutines.run(value)
             ended = _perf_counter()
             if mend:
                 if _gettrace() is not self.condition.trace:  # a trace function must not see, or break, our own code

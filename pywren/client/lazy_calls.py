@@ -1,0 +1,287 @@
+"""``LazyCalls``: the calls for a stream of items, made somewhat ahead of the results that the program takes.
+
+The thread that takes results also takes items and makes calls. So a program that stops taking results stops all of it
+(back-pressure), the user's iterator runs on the user's thread, and nothing is left behind when the program drops the
+results. ``PoolExecutor.map``, ``Executor.imap`` and ``Executor.imap_unordered`` build on this.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Generic
+
+from pywren.client import waiting
+from pywren.client.call_state import is_done, verdict_of
+from pywren.client.typevars import T
+from pywren.exceptions import ArgumentError
+from pywren.system import shutdown
+from pywren.wait import cancel_each
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from pywren.future import ResponseFuture
+
+Make = Callable[[list[Any]], "Sequence[ResponseFuture]"]
+"""Makes calls: takes their items, and returns one future for each."""
+
+_PATIENCE = 0.05
+"""Seconds after which a slow iterator of items is left alone for a while, so that results are taken meanwhile."""
+
+_SHARE = 8
+"""More calls are made once an eighth of those ahead is missing. Each submission has a fixed cost, so it should contain
+many calls; but workers must not run out of calls while it is put off."""
+
+
+class InOrder:
+    """Futures, of which the first one is taken first. ``waiting.Arrivals`` has the same methods."""
+
+    def __init__(self) -> None:
+        self._futures: deque[ResponseFuture] = deque()
+
+    def __len__(self) -> int:
+        return len(self._futures)
+
+    def add(self, futures: Sequence[ResponseFuture]) -> None:
+        """Add futures at the end."""
+        self._futures.extend(futures)
+        waiting.expect(futures)  # so that they can end while nothing waits for them
+
+    def has_one(self) -> bool:
+        """Tell whether ``take`` would return a future without waiting."""
+        return bool(self._futures) and is_done(self._futures[0])
+
+    def take(self, timeout: float | None = None) -> ResponseFuture:
+        """Wait for the first future to end, and return it. If this raises, the future stays.
+
+        Raises:
+            WaitTimeoutError: it has not ended in time.
+            StorageError: the storage could not be reached for a minute.
+        """
+        self._futures[0]._await_outcome(timeout)
+        return self._futures.popleft()
+
+    def close(self) -> list[ResponseFuture]:
+        """Drop the futures, and return them."""
+        futures, self._futures = list(self._futures), deque()
+        return futures
+
+
+class LazyCalls:
+    """Calls that are made as their results are taken. Only one thread at a time may use it.
+
+    Args:
+        make: makes calls.
+        items: the items of the calls that have not been made yet.
+        ahead: how many calls to make ahead of the results that are taken.
+        futures: determines the order of the results.
+    """
+
+    def __init__(
+        self, make: Make, items: Iterator[Any], ahead: int, futures: InOrder | waiting.Arrivals | None = None
+    ) -> None:
+        self._make = make
+        self._items = items
+        self._ahead = ahead
+        self._futures: Any = InOrder() if futures is None else futures
+        self._has_more = True
+        # Why there are no more calls, if the iterator or the making of calls raised. It is raised after the results of
+        # the calls that were made before.
+        self._failure: Exception | None = None
+
+    def start(self, make: Make) -> None:
+        """Make the first calls: as many as ``ahead``, however long the iterator of items takes.
+
+        Args:
+            make: makes these calls.
+
+        Raises:
+            Exception: what the iterator or the making of calls raised. No calls were made.
+        """
+        items = self._take_items(math.inf)
+        if self._failure is not None:
+            raise self._failure
+        if items:
+            self._futures.add(make(items))
+
+    def begin(self) -> None:
+        """Make the first calls, as many as ``ahead`` or fewer if the iterator of items takes long.
+
+        Raises:
+            Exception: what the iterator or the making of calls raised, if no calls were made before.
+        """
+        self._fill()
+        if not self._futures:
+            self._end()
+
+    def take(self, timeout: float | None = None) -> ResponseFuture | None:
+        """Wait for the next call to end, and return its future; return ``None`` when no call is left.
+
+        Args:
+            timeout: the longest time to wait, in seconds; ``None`` for no limit.
+
+        Raises:
+            WaitTimeoutError: the call has not ended in time. ``take`` may be called again.
+            StorageError: the storage could not be reached for a minute. ``take`` may be called again.
+            Exception: no call is left, because the iterator or the making of calls raised this exception.
+        """
+        has_filled = False
+        while not self._futures.has_one() and self._has_room():
+            self._fill()
+            has_filled = True
+        if not self._futures:
+            self._end()
+            return None
+        future: ResponseFuture = self._futures.take(timeout)
+        # Once only: a slow iterator must not hold the result back for two items.
+        if not has_filled and self._has_room():
+            self._fill()
+        return future
+
+    def cancel(self) -> None:
+        """Cancel the outstanding calls, and make no more."""
+        cancel_each(self._drop())
+
+    def stop_waiting(self) -> None:
+        """After Ctrl-C, cancel only the calls that have not begun on this machine, and make no more."""
+        stop_waiting(self._drop())
+
+    def _has_room(self) -> bool:
+        return self._has_more and (self._ahead - len(self._futures)) * _SHARE >= self._ahead
+
+    def _fill(self) -> None:
+        items = self._take_items(_PATIENCE)
+        try:
+            if items:
+                self._futures.add(self._make(items))
+        except Exception as error:  # noqa: BLE001 -- pickling the user's items may raise anything
+            self._failure, self._has_more = error, False
+
+    def _take_items(self, patience: float) -> list[Any]:
+        """Take items for all calls that may be made now, or fewer if that takes more than ``patience`` seconds."""
+        items: list[Any] = []
+        count, until = self._ahead - len(self._futures), time.monotonic() + patience
+        try:
+            while len(items) < count and self._has_more:
+                items.append(next(self._items))
+                if time.monotonic() >= until:
+                    break
+        except StopIteration:
+            self._has_more = False
+        except Exception as error:  # noqa: BLE001 -- the user's iterator may raise anything
+            self._failure, self._has_more = error, False
+        return items
+
+    def _end(self) -> None:
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    def _drop(self) -> list[ResponseFuture]:
+        self._has_more, self._items, self._failure = False, iter(()), None
+        dropped: list[ResponseFuture] = self._futures.close()
+        return dropped
+
+
+class Results(Generic[T]):
+    """An iterator over the results of calls, which are made as the results are taken.
+
+    It keeps no result that it has returned. If a call fails, the iterator raises its error and cancels the outstanding
+    calls. So does ``close``, the end of a ``with`` block, and dropping the iterator.
+
+    Args:
+        calls: the calls.
+        return_exceptions: return the exceptions of failed calls in place of results, and go on.
+    """
+
+    def __init__(self, calls: LazyCalls, *, return_exceptions: bool = False) -> None:
+        self._calls = calls
+        self._return_exceptions = return_exceptions
+        self._process = os.getpid()
+        # Never waited for: it only shows that another thread, or the iterator of items itself, is inside.
+        self._inside = threading.Lock()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> T:
+        """Return the next result.
+
+        Raises:
+            StorageError: the storage could not be reached for a minute. The calls go on, and so may the iteration.
+            ArgumentError: another thread is taking a result, or the iterator was made before a fork.
+            BaseException: what a call raised, or what the iterator of items raised, after the results of all items
+                that it had returned.
+        """
+        self._enter()
+        try:
+            return self._take()
+        except KeyboardInterrupt:
+            self._calls.stop_waiting()
+            raise
+        finally:
+            self._inside.release()
+
+    def close(self) -> None:
+        """Cancel the outstanding calls, and make no more."""
+        if self._process == os.getpid():  # otherwise the calls belong to the parent process
+            self._enter()
+            try:
+                self._calls.cancel()
+            finally:
+                self._inside.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, KeyboardInterrupt):
+            self._calls.stop_waiting()  # one Ctrl-C must be enough
+        self.close()
+
+    def __del__(self) -> None:
+        # On whichever thread drops the iterator last, as with a generator. Not if __init__ was interrupted, nor while
+        # the interpreter ends: it has waited for what runs on this machine, and starts no threads any more.
+        if "_inside" in self.__dict__ and not sys.is_finalizing():
+            self.close()
+
+    def _enter(self) -> None:
+        if self._process != os.getpid():
+            raise ArgumentError("results can be taken only in the process that made the calls, not in a forked one")
+        if not self._inside.acquire(blocking=False):
+            raise ArgumentError("this iterator is in use: let one thread take the results and hand them on")
+
+    def _take(self) -> T:
+        future = self._calls.take()
+        if future is None:
+            raise StopIteration
+        if self._return_exceptions:
+            verdict = verdict_of(future)
+            if verdict is not None and verdict.error is not None:
+                return verdict.error  # type: ignore[return-value]  # T then includes BaseException
+        try:
+            result: T = future.result()
+        except BaseException:
+            self._calls.cancel()
+            raise
+        return result
+
+
+def stop_waiting(futures: Iterable[ResponseFuture]) -> None:
+    """After Ctrl-C, cancel the calls that have not begun on this machine; say what runs, if nothing has said it yet."""
+    origins = {id(origin): origin for one in futures if (origin := one._origin) is not None}
+    if not shutdown.is_interrupted():
+        waiting.stop_waiting(origins.values())
+        return
+    for origin in origins.values():
+        origin.withdraw()

@@ -121,7 +121,6 @@ class LocalCallset:
         # Held by a thread that adds a call, so that the indices here and in the pool agree. No thread waits for it.
         self._joining = threading.Lock()
         self._joins_until = 0.0
-        self._count = 0
         self._function: Packed | None = None
         self._sharing = threading.Lock()
         # ``_sharing`` guards the next three. The pump peeks at ``_shared`` without it; _on_results() says why that is
@@ -159,7 +158,7 @@ class LocalCallset:
         )
         self._sent = _Sent.of(submission)  # done last, because the calls are already running
         if len(futures) == 1 and not (submission.modules or submission.extra_env or submission.extra_meta):
-            self._function, self._count = submission.function, 1
+            self._function = submission.function
             self._joins_until = time.monotonic() + _JOIN_SECONDS
         return futures
 
@@ -179,7 +178,8 @@ class LocalCallset:
             self._joining.release()
 
     def _add(self, batch: Any, argument: Packed) -> ResponseFuture | None:
-        index = self._count
+        # Not a count of futures: if Ctrl-C interrupts this method, the pool may have a call that has no future.
+        index = len(batch.entries)
         future = ResponseFuture(create_call_id(index), self.callset.id, origin=self)
         self._futures[index] = future  # before the pool knows of the call, whose result may arrive at once
         is_added = False
@@ -190,7 +190,6 @@ class LocalCallset:
                 self._futures.pop(index, None)
         if not is_added:
             return None
-        self._count += 1
         self._batch = batch  # the pump may have found no future in between, and cleared it
         sent = self._sent
         if sent is not None:

@@ -21,11 +21,10 @@ from pywren.client.call_state import tell_when_done
 from pywren.client.protocols import Verbs
 from pywren.exceptions import ArgumentError, BrokenPoolError, ShutdownError, WaitTimeoutError
 from pywren.future import ResponseFuture
-from pywren.pickling.adapters import Application, Chunk
+from pywren.pickling.adapters import Application, Chunk, Initialized, Setup
 from pywren.system import private_names
 from pywren.system import shutdown as _shutdown
 from pywren.wait import cancel_each, wait
-from pywren.worker.initialized import Initialized, Setup
 
 if TYPE_CHECKING:
     from types import TracebackType

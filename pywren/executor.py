@@ -26,7 +26,7 @@ from pywren.cloud.prices import billing_of
 from pywren.display import progress as bars
 from pywren.exceptions import ArgumentError, StorageError
 from pywren.future import ResponseFuture
-from pywren.pickling.adapters import Application, Reduction
+from pywren.pickling.adapters import Application, Initialized, Reduction
 from pywren.pickling.mentions import Mentions
 from pywren.runtime import check_runtime, get_runtime_info
 from pywren.serialize import Serializer
@@ -650,7 +650,11 @@ class Executor(MoreVerbs):
             warn_of_skew(mentions, self.runtime_meta_info)
         policy = policy or self._policy()
         max_runtime = min(self.job_max_runtime, dispatcher.longest_runtime)
-        if type(func) is Application and len(pickled) == 1 and not (modules or extra_env or extra_meta or staged):
+        if (
+            type(func) in (Application, Initialized)
+            and len(pickled) == 1
+            and not (modules or extra_env or extra_meta or staged)
+        ):
             # Calls of submit() come one by one. Those of one function need not have a callset each.
             joined = dispatcher.join(function, pickled[0], policy, max_runtime)
             if joined is not None:

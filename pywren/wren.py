@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pywren.client.protocols import Verbs
     from pywren.executor import Executor
     from pywren.invokers import LocalInvoker
-    from pywren.worker.initialized import Setup
+    from pywren.pickling.adapters import Setup
     from pywren.worker.parent.pool import LocalPool
 
 logger = logging.getLogger(__name__)

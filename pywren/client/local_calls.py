@@ -181,7 +181,8 @@ class LocalCallset:
             self._joining.release()
 
     def _add(self, batch: Any, argument: Packed) -> ResponseFuture | None:
-        index = self._total
+        # Not a count of futures: if Ctrl-C interrupts this method, the pool may have a call that has no future.
+        index = len(batch.entries)
         future = ResponseFuture(create_call_id(index), self.callset.id, origin=self)
         self._futures[index] = future  # before the pool knows of the call, whose result may arrive at once
         is_added = False
@@ -192,7 +193,7 @@ class LocalCallset:
                 self._futures.pop(index, None)
         if not is_added:
             return None
-        self._total += 1
+        self._total = index + 1
         self._batch = batch  # the pump may have found no future in between, and cleared it
         sent = self._sent
         if sent is not None:

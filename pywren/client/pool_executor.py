@@ -22,11 +22,10 @@ from pywren.client.protocols import Verbs
 from pywren.client.typevars import P, T
 from pywren.exceptions import ArgumentError, BrokenPoolError, ShutdownError
 from pywren.future import ResponseFuture
-from pywren.pickling.adapters import Application, Chunk
+from pywren.pickling.adapters import Application, Chunk, Initialized, Setup
 from pywren.system import private_names
 from pywren.system import shutdown as _shutdown
 from pywren.wait import cancel_each, wait
-from pywren.worker.initialized import Initialized, Setup
 
 if TYPE_CHECKING:
     from types import TracebackType

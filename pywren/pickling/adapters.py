@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 from pywren.system.coroutines import finished
 
@@ -54,10 +54,55 @@ class Chunk:
         return [finished(self.function(*arguments)) for arguments in chunk]
 
 
-def taken_apart(function: Any) -> tuple[Callable[[Any], Any] | None, Any]:
-    """Return the class of an adapter and the function that it calls; for any other function, ``None`` and itself.
+class Setup(NamedTuple):
+    """How the worker processes of one ``PoolExecutor`` are prepared, and when they are replaced.
+
+    Args:
+        pool: identifies the ``PoolExecutor``.
+        initializer: called once in each process, before the first call; ``None`` if there is none.
+        initargs: the arguments of ``initializer``.
+        most_calls: how many calls a process runs before another one replaces it; ``None`` for no limit.
+    """
+
+    pool: str
+    initializer: Callable[..., object] | None = None
+    initargs: tuple[Any, ...] = ()
+    most_calls: int | None = None
+
+
+@dataclass(eq=False)
+class Initialized:
+    """Calls a function in a process that is prepared for the function's pool (``worker.initialized``).
+
+    The initializer and the function are in one pickle, so they share the global variables of the client's program.
+    """
+
+    setup: Setup
+    function: Callable[[Any], Any]
+    has_variables: bool = field(default=False, init=False)  # whether it has what the initializer has set
+
+    def __call__(self, argument: Any) -> Any:
+        """Call the function."""
+        return self.function(argument)
+
+
+_ADAPTERS = (Application, Spread, Chunk, Reduction, Initialized)
+
+
+def taken_apart(function: Any) -> tuple[tuple[object, ...], Any]:
+    """Return what tells the adapters around a function from others, and the function itself.
 
     An adapter adds nothing that could change. Whoever knows a function knows it in every adapter.
     """
-    kind = type(function)
-    return (kind, function.function) if kind in (Application, Chunk, Reduction, Spread) else (None, function)
+    adapters: tuple[object, ...] = ()
+    while type(function) in _ADAPTERS:
+        adapters += (type(function), function.setup.pool if type(function) is Initialized else None)
+        function = function.function
+    return adapters, function
+
+
+def put_around(adapted: Any, function: Any) -> Any:
+    """Return a function in adapters like those of another one."""
+    if type(adapted) not in _ADAPTERS:
+        return function
+    return replace(adapted, function=put_around(adapted.function, function))

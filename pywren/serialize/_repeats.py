@@ -79,8 +79,8 @@ class State:
         may_change_itself: whether one of them sets variables that outlive a call.
     """
 
-    def __init__(self, adapter: object) -> None:
-        self._adapter = adapter
+    def __init__(self, adapters: tuple[object, ...]) -> None:
+        self._adapters = adapters
         self._by_name: weakref.ref[Any] | None = None
         self.may_change_itself = False
         self._functions: list[_Seen] = []
@@ -91,8 +91,8 @@ class State:
     @classmethod
     def of(cls, function: Any) -> State | None:
         """Return the state of a function, or ``None`` if the function could change in ways that cannot be detected."""
-        adapter, function = taken_apart(function)
-        state = cls(adapter)
+        adapters, function = taken_apart(function)
+        state = cls(adapters)
         if type(function) in _NAMED and is_importable(function):
             state._by_name = weakref.ref(function)
             return state
@@ -104,8 +104,8 @@ class State:
 
     def is_that_of(self, function: Any) -> bool:
         """Tell whether this is the state of ``function``, and nothing that its pickle depends on has changed."""
-        adapter, function = taken_apart(function)
-        if adapter is not self._adapter:
+        adapters, function = taken_apart(function)
+        if adapters != self._adapters:
             return False
         if self._by_name is not None:
             return self._by_name() is function and is_importable(function)

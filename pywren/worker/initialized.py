@@ -1,81 +1,49 @@
-"""``Initialized``: a function of a ``PoolExecutor`` whose worker processes have an initializer, or run only some calls.
+"""Prepares a process for the calls of a ``PoolExecutor`` that has an initializer, or replaces its processes.
 
-The client wraps each function of such a pool, so that whatever process runs a call of the pool knows what comes first.
-The process itself remembers which pools have prepared it. Everything here runs on the child's main thread.
+The client wraps each function of such a pool (``pickling.adapters.Initialized``), so that whatever process runs a call
+of the pool knows what comes first. The process itself remembers which pools have prepared it. Everything here runs on
+the child's main thread.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from types import CodeType, FunctionType, ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 from pywren.exceptions import BrokenPoolError
+from pywren.pickling.adapters import Initialized, Setup, taken_apart
 
 _MISSING = object()
 
 
-class Setup(NamedTuple):
-    """How the worker processes of one ``PoolExecutor`` are prepared, and when they are replaced.
+def enter(initialized: Initialized) -> bool:
+    """Prepare this process for a call, unless that has been done.
 
-    Args:
-        pool: identifies the ``PoolExecutor``.
-        initializer: called once in each process, before the first call; ``None`` if there is none.
-        initargs: the arguments of ``initializer``.
-        most_calls: how many calls a process runs before another one replaces it; ``None`` for no limit.
+    Returns:
+        Whether the initializer has run, so that the present state of the process is the right one from now on.
+
+    Raises:
+        BrokenPoolError: the initializer failed, now or earlier.
     """
+    setup = initialized.setup
+    process = _prepared.get(setup.pool)
+    is_new = process is None
+    if process is None:
+        process = _prepared[setup.pool] = _Process()
+        process.initialize(setup)
+    elif process.error is not None:
+        raise BrokenPoolError(process.error, pool=setup.pool)
+    process.share_variables(initialized)
+    process.calls += 1
+    return is_new and setup.initializer is not None
 
-    pool: str
-    initializer: Callable[..., object] | None = None
-    initargs: tuple[Any, ...] = ()
-    most_calls: int | None = None
 
-
-class Initialized:
-    """Calls a function in a process that is prepared for the function's pool.
-
-    The initializer and the function are in one pickle, so they share the global variables of the client's program.
-
-    Args:
-        setup: how the pool prepares its processes.
-        function: takes the argument of the call.
-    """
-
-    def __init__(self, setup: Setup, function: Callable[[Any], Any]) -> None:
-        self.setup = setup
-        self.function = function
-        self._has_variables = False
-
-    def __call__(self, argument: Any) -> Any:
-        """Call the function."""
-        return self.function(argument)
-
-    def enter(self) -> bool:
-        """Prepare this process, unless that has been done.
-
-        Returns:
-            Whether the initializer has run, so that the present state of the process is the right one from now on.
-
-        Raises:
-            BrokenPoolError: the initializer failed, now or earlier.
-        """
-        process = _prepared.get(self.setup.pool)
-        is_new = process is None
-        if process is None:
-            process = _prepared[self.setup.pool] = _Process()
-            process.initialize(self.setup)
-        elif process.error is not None:
-            raise BrokenPoolError(process.error, pool=self.setup.pool)
-        if not self._has_variables:
-            self._has_variables = True
-            process.share_variables(self.setup.initializer)
-        process.calls += 1
-        return is_new and self.setup.initializer is not None
-
-    def is_last(self) -> bool:
-        """Tell whether the call that has entered is the last one that this process may run."""
-        return self.setup.most_calls is not None and _prepared[self.setup.pool].calls >= self.setup.most_calls
+def is_last(initialized: Initialized) -> bool:
+    """Tell whether the call that has entered is the last one that this process may run."""
+    most = initialized.setup.most_calls
+    return most is not None and _prepared[initialized.setup.pool].calls >= most
 
 
 class _Process:
@@ -96,7 +64,8 @@ class _Process:
         """Run the initializer."""
         if setup.initializer is None:
             return
-        self._variables = variables = _variables_of(setup.initializer)
+        function = _function_of(setup.initializer)
+        self._variables = variables = None if function is None else function.__globals__
         before = dict(variables or {})
         try:
             setup.initializer(*setup.initargs)
@@ -115,18 +84,25 @@ class _Process:
                 if before.get(name, _MISSING) is not value or (name in touched and not _is_code(value))
             }
 
-    def share_variables(self, initializer: Callable[..., object] | None) -> None:
+    def share_variables(self, initialized: Initialized) -> None:
         """Give a function that was loaded later the global variables that the initializer has set.
 
         Functions of a script or a notebook are sent by value, and each submission has global variables of its own. In
         a process of ``ProcessPoolExecutor`` all functions see what the initializer has set, so here they must, too.
 
         Args:
-            initializer: the initializer as it was loaded together with that function.
+            initialized: the function, with the initializer as both were loaded together.
         """
-        variables = _variables_of(initializer)
-        if variables is not None and variables is not self._variables:
-            variables.update(self._values)
+        if initialized.has_variables or self._variables is None:
+            return
+        initialized.has_variables = True
+        initializer = _function_of(initialized.setup.initializer)
+        # A copy of a function has variables of its own; any other callable shares those of the initializer.
+        function = _function_of(taken_apart(initialized)[1])
+        for one in (initializer, function):
+            is_of_program = one is not None and initializer is not None and one.__module__ == initializer.__module__
+            if one is not None and is_of_program and one.__globals__ is not self._variables:
+                one.__globals__.update(self._values)
 
 
 # Which pools have prepared this process, by their ids.
@@ -138,11 +114,6 @@ def _function_of(initializer: object) -> FunctionType | None:
         initializer = initializer.func
     initializer = getattr(initializer, "__func__", initializer)  # of a method
     return initializer if isinstance(initializer, FunctionType) else None
-
-
-def _variables_of(initializer: object) -> dict[str, Any] | None:
-    function = _function_of(initializer)
-    return None if function is None else function.__globals__
 
 
 def _names(initializer: object, variables: dict[str, Any]) -> Iterator[str]:

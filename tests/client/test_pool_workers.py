@@ -281,6 +281,12 @@ class TestInitializer:
                 load()
             def f(n):
                 return X, len(COUNT), CACHE["model"] == os.getpid(), N, n
+            def plain(n):
+                return X + n
+            def change():
+                global X
+                X += 1
+                return X
             def g():
                 CACHE["seen"] = CACHE.get("seen", 0) + 1
                 return CACHE["seen"], X
@@ -289,11 +295,15 @@ class TestInitializer:
                 N = 2
                 print(*pool.map(f, [2, 3]))
                 print(pool.submit(g).result(), pool.submit(g).result(), pool.submit(lambda: X).result())
+                print(*[pool.submit(plain, n).result() for n in range(4)], *pool.map(plain, [1]))
+                print(*[pool.submit(change).result() for _ in range(3)])
         """
         assert run_program(program) == [
             "(5, 1, True, 1, 1)",
             "(5, 1, True, 2, 2) (5, 1, True, 2, 3)",
             "(1, 5) (2, 5) 5",
+            "5 6 7 8 6",
+            "6 6 6",
         ]
 
     @pytest.mark.parametrize("kind", ["method", "partial", "class"])

@@ -15,7 +15,7 @@ from typing import Any
 import cloudpickle
 import pytest
 
-from pywren.pickling.adapters import Application, Chunk
+from pywren.pickling.adapters import Application, Chunk, Initialized, Setup
 from pywren.pickling.packed import loads
 from pywren.serialize import Serializer
 from pywren.serialize._repeats import State
@@ -97,6 +97,15 @@ def test_in_an_adapter(adapter: Any) -> None:
     assert packed(serializer, function) != first
     function.__closure__[0].cell_contents = 3
     assert packed(serializer, adapter(function)) != first
+
+
+def test_in_a_pool_with_an_initializer() -> None:
+    """The function of a pool is remembered for that pool."""
+    serializer, function = Serializer(), make(2)
+    setup, other = Setup("a", make, ([1],)), Setup("b", make, ([1],))
+    first = packed(serializer, Initialized(setup, Application(function)))
+    assert packed(serializer, Initialized(setup, Application(function))) is first
+    assert packed(serializer, Initialized(other, Application(function))) != first
 
 
 def test_a_function_that_sets_variables_has_an_equal_pickle_each_time() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
-from pywren.pickling.adapters import taken_apart
+from pywren.pickling.adapters import Initialized, put_around, taken_apart
 from pywren.pickling.arguments import load_with_names
 from pywren.pickling.by_value._pickle_state import is_importable
 from pywren.worker.child.condition import is_inert
@@ -44,7 +44,6 @@ class LoadedFunction:
         self._digest = modules_digest(source.modules) if digest is None else digest
         self._program = Program(root)
         self._loaded: Callable[[Any], Any] | None = None
-        self._adapter: Callable[[Any], Any] | None = None
         self._is_imported = False
         self._snapshot: Snapshot | None = None
 
@@ -59,22 +58,23 @@ class LoadedFunction:
             self._program.add(names)
             self._program.enter()  # enter the program again, because it now contains more modules
             # Do both of these before the first call, which may change the function's variables.
-            self._adapter, function = taken_apart(self._loaded)
+            _, function = taken_apart(self._loaded)
             self._is_imported = isinstance(function, _FUNCTIONS) and is_importable(function)
             self._snapshot = None if self._is_imported else Snapshot.take(function, names)
-            self.is_inert = is_inert(function)
+            # Between the calls of a pool with a setup there is always something to do.
+            self.is_inert = type(self._loaded) is not Initialized and is_inert(function)
         return self._loaded
 
     def unchanged(self) -> LoadedFunction:
         """Return this function without the changes that calls made: copied from its snapshot, or to be loaded again."""
         fresh = LoadedFunction(self.source, self._runner, self._root, self._digest)
-        fresh._adapter, fresh._is_imported = self._adapter, self._is_imported
+        fresh._is_imported = self._is_imported
         if self._is_imported:
             # Its variables are those of its module, which calls of all functions share.
             fresh._loaded, fresh.is_inert = self._loaded, self.is_inert
         elif self._snapshot is not None:
             function, names = self._snapshot.copy_with_names()
-            fresh._loaded = function if self._adapter is None else self._adapter(function)
+            fresh._loaded = put_around(self._loaded, function)
             # The snapshot itself never changes: each copy has its own variables, so all copies can come from the same
             # one.
             fresh._snapshot, fresh.is_inert = self._snapshot, self.is_inert

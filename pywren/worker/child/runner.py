@@ -15,16 +15,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pywren.pickling import arguments, packed, packed_exceptions
+from pywren.pickling.adapters import Initialized
 from pywren.pickling.format import FUTURE, NAMES_FOLLOW
 from pywren.pickling.packed import Packed
 from pywren.system import coroutines
 from pywren.wire.failure import Failure
+from pywren.worker import initialized
 from pywren.worker.child.condition import Condition
 from pywren.worker.child.leftovers import keep_threads
 from pywren.worker.child.modules import ShippedModules
 from pywren.worker.child.place import Place
 from pywren.worker.child.program import Program
-from pywren.worker.initialized import Initialized
 from pywren.worker.task import Function, RunResult
 
 # The user's function may replace any of these under its public name.
@@ -144,12 +145,12 @@ class TaskRunner:
 
     def _enter_pool(self, function: Initialized, extra_env: Mapping[str, str | None]) -> bool:
         """Run the initializer of a ``PoolExecutor``, unless this process has. Return whether it ran."""
-        has_run = function.enter()
+        has_run = initialized.enter(function)
         if has_run:
             keep_threads()
             self.place.adopt_settings(extra_env)
             self.condition.adopt_settings()
-        if function.is_last():
+        if initialized.is_last(function):
             self.condition.spend()
         return has_run
 

@@ -321,6 +321,10 @@ class _Bar:
             # tqdm's own thread, which draws bars that nothing updates, would outlive the bar.
             monitor_interval = 0
 
+            def __del__(self) -> None:
+                # tqdm's would draw wherever the garbage collector runs, and raises if the bar could not be made.
+                pass
+
         self._bar = Quiet(
             total=total,
             initial=done_before,
@@ -343,9 +347,11 @@ class _Bar:
 
     def close(self, *, leave: bool) -> None:
         """Draw the bar for the last time and leave it where it is, or remove it."""
+        is_widget = hasattr(self._bar, "container")
         if not leave:
             self._bar.total = None  # otherwise tqdm leaves a red bar in a notebook
-        self._bar.leave = leave
+        # None: on a terminal only the first of several bars stays, so that no bar of the program is pushed away.
+        self._bar.leave = leave and (is_widget or None)
         self._bar.close()
 
 

@@ -330,6 +330,22 @@ def test_there_is_one_bar_and_the_next_wait_takes_over(terminal):
     second.end()
 
 
+def test_a_bar_of_the_programs_own_stays_in_its_place(terminal):
+    """Inside the program's own tqdm loop, a wait's bar is below that of the loop, and is removed at its end."""
+    from tqdm import tqdm
+
+    class Quiet(tqdm):
+        monitor_interval = 0  # its thread would be left behind
+
+    with Quiet(total=10, file=terminal):
+        found = show(futures := Origin().futures(3))
+        settle(futures)
+        found.end()
+        assert "3/3 calls" in terminal.getvalue()
+        shown = terminal.getvalue().rpartition("3/3 calls")[2]
+        assert shown.endswith("\x1b[A")  # back to the line of the loop's bar
+
+
 def test_a_bar_that_was_never_closed_is_in_nobodys_way(terminal):
     """A Ctrl-C may come between any two lines, also those that close a bar."""
     show(Origin().futures(3))  # dropped

@@ -207,7 +207,7 @@ def test_the_sdk_is_imported_in_one_place() -> None:
 
 
 def test_heavy_packages_are_imported_where_they_are_used() -> None:
-    """cloudpickle, tblib, numpy, yaml and moto are imported by the functions that need them, not by modules."""
+    """cloudpickle, tblib, numpy, yaml, moto and so on are imported by the functions that need them, not by modules."""
     loaded = [
         f"{name}:{item.line} imports {item.module}"
         for name in MODULES
@@ -220,7 +220,7 @@ def test_heavy_packages_are_imported_where_they_are_used() -> None:
 def _heavy(name: str) -> set[str]:
     if name.startswith(("pywren.scripts", "pywren.testing")):
         return {"numpy"}  # commands are made with click
-    heavy = {"cloudpickle", "tblib", "numpy", "yaml", "moto", "click"}
+    heavy = {"cloudpickle", "tblib", "numpy", "yaml", "moto", "click", "tqdm", "matplotlib"}
     deferred = ("pywren.worker.child.main", "pywren.pickling.pickler")  # are themselves loaded only when needed
     return heavy - {"cloudpickle", "tblib"} if name in deferred else heavy
 

@@ -43,7 +43,7 @@ class Inputs:
         """
         if not isinstance(obj, ResponseFuture):
             return None
-        wait([obj])
+        wait([obj], progress=False)  # one bar after the other, each for one of thousands of inputs, would tell nothing
         self._mentions.modules.update(modules_sent_for(obj))
         if self._by_reference and self._current is not None:
             return self._current.setdefault(obj, len(self._current))

@@ -12,6 +12,7 @@ two invocations threads wait on ``driver.changed``, whose lock is the driver's.
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
 import time
@@ -22,6 +23,7 @@ from typing import Any
 from pywren.aws.errors import concerns_credentials
 from pywren.client.driver.driver import Driver, Later, Ready
 from pywren.client.protocols import Invoker
+from pywren.client.waiting import Watcher
 from pywren.exceptions import InvocationThrottledError
 from pywren.system.threads import MOST_AT_ONCE
 
@@ -81,14 +83,17 @@ class Invocations:
         self.uncertain = 0  # no lock: Ctrl-C interrupts one thread only, the program's own
         driver.waker = weakref.WeakMethod(self._wake)
 
-    def run(self) -> None:
+    def run(self, watcher: Watcher | None = None) -> None:
         """Invoke what the driver lets go, and return when all else is held back on purpose.
+
+        Args:
+            watcher: shows on this thread, between its invocations, how far the calls are.
 
         Raises:
             InvocationError: a call was refused for good, or the service was busy for ``PATIENCE`` seconds. Calls that
                 were accepted before go on; the others are not invoked any more.
         """
-        crew = _Crew(self, patient=True)
+        crew = _Crew(self, patient=True, watcher=watcher)
         try:
             with self._lock:
                 self._busy = True
@@ -216,9 +221,10 @@ class _Crew:
         invocations: what they work for.
         patient: whether to wait for calls that the service is too busy for, and to stop at the first refusal, as
             ``map`` does. Otherwise a refusal ends only its call.
+        watcher: see ``Invocations.run``.
     """
 
-    def __init__(self, invocations: Invocations, *, patient: bool) -> None:
+    def __init__(self, invocations: Invocations, *, patient: bool, watcher: Watcher | None = None) -> None:
         self.error: BaseException | None = None
         self._work_for = invocations
         self._driver = invocations._driver
@@ -226,6 +232,9 @@ class _Crew:
         self._clock = invocations._clock
         self._last_accepted = self._clock()  # without a lock: all threads write "now"
         self._waiting = 0
+        # Only the thread that makes the crew reads and writes these.
+        self._watcher = watcher
+        self._next_look = math.inf
 
     def work_together(self) -> None:
         """Work, with as many helpers as there are calls for, until the driver has no more for any thread."""
@@ -239,7 +248,9 @@ class _Crew:
                 except RuntimeError:  # no more threads: fewer must do
                     break
                 started.append(helper)
-            self._work()
+            if self._watcher is not None:
+                self._next_look = self._clock() + self._watcher.begin(self._driver.counts().held)
+            self._work(self._watcher)
         except BaseException as error:  # Ctrl-C on the program's thread
             self._stop(error)
             raise
@@ -248,8 +259,10 @@ class _Crew:
             for helper in started:
                 helper.join()
 
-    def _work(self) -> None:
+    def _work(self, watcher: Watcher | None = None) -> None:
         while self.error is None:
+            if watcher is not None and self._clock() >= self._next_look:
+                self._next_look = self._clock() + watcher.look()
             step = self._driver.next_call()
             if step is None:
                 return

@@ -31,6 +31,7 @@ from pywren.client.monitor import Monitor
 from pywren.client.protocols import Invoker
 from pywren.client.staged_calls import StagedCallset
 from pywren.client.verdict import Verdict, encoded
+from pywren.display.progress import Invoking
 from pywren.exceptions import ArgumentError
 from pywren.future import ResponseFuture, futures_of
 from pywren.pickling.packed import Packed
@@ -189,7 +190,7 @@ class StagedDispatcher:
         origin.drive(driver, invocations)
         futures = futures_of(origin, call_ids or invoked)
         # Returns when every helper thread has ended, also after an error or Ctrl-C.
-        self._invoke(driver, invocations, callset)
+        self._invoke(driver, invocations, callset, Invoking(futures, callset.progress))
         # Last: polls before this would only find out that nothing has come back, and compete with the invocations.
         origin.watch()
         return futures
@@ -262,9 +263,10 @@ class StagedDispatcher:
                 f"at most {limit:,}: put less into extra_env and extra_meta. Nothing was invoked"
             )
 
-    def _invoke(self, driver: Driver, invocations: Invocations, callset: Callset) -> None:
+    def _invoke(self, driver: Driver, invocations: Invocations, callset: Callset, watcher: Invoking) -> None:
         try:
-            invocations.run()
+            with watcher:  # its end removes the bar before anything below writes to the same terminal
+                invocations.run(watcher)
         except BaseException as error:
             driver.drop_held()
             invoked, total = driver.count_accepted(), driver.counts().total

@@ -1,7 +1,8 @@
 """``Progress``: what a wait shows while it lasts: a bar, and a line in the log every 10 seconds.
 
-The thread that waits draws the bar whenever ``client.waiting`` lets it, so there is no thread of its own. It reads the
-states of the futures, and what their drivers have counted; it sends no request.
+``Invoking`` shows the same while ``map`` invokes the calls. The thread that waits draws the bar whenever
+``client.waiting`` lets it, so there is no thread of its own. It reads the states of the futures, and what their drivers
+have counted; it sends no request.
 
 A process shows one bar at a time: that of the wait which showed its bar first. Waits of other threads, and waits
 inside that wait, show theirs once it has ended. ``_owner`` is a weak reference to the ``Progress`` that shows its bar,
@@ -48,6 +49,8 @@ LOG_INTERVAL = 10.0
 _DRAW_INTERVAL = 0.2  # seconds: the eye sees no more, and the wait wakes for each
 _LINE_INTERVAL = 1.0  # the same where every drawing may become a line, as in a file or in a notebook that is saved
 _MOST_OF_THE_TIME = 0.05  # the share of the time that the waiting thread may spend on counting 100,000 futures
+
+_BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}"
 
 _WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
@@ -131,6 +134,10 @@ class Progress:
         ArgumentError: ``progress`` is not one of its three values.
     """
 
+    _unit = "calls"
+    _said = "have ended"
+    _stays = True  # whether the complete bar is left on the terminal
+
     def __init__(
         self, futures: Sequence[CallState], progress: object = "auto", clock: Callable[[], float] = time.monotonic
     ) -> None:
@@ -197,7 +204,7 @@ class Progress:
                 tally = self._tally()
                 bar.show(tally)
                 # A program that waits in a loop, for one call or for some seconds, would get a screen full of bars.
-                bar.close(leave=tally.done == tally.total)
+                bar.close(leave=self._stays and tally.done == tally.total)
         except Exception as error:  # noqa: BLE001 -- see _give_up()
             self._give_up(error)
         finally:
@@ -224,7 +231,7 @@ class Progress:
         try:
             if self._bar is None:
                 since = self._clock() - self._began
-                self._bar = _Bar(tally.total, done_before=self._done_before or 0, since=since)
+                self._bar = _Bar(tally.total, self._unit, done_before=self._done_before or 0, since=since)
                 self._interval = _DRAW_INTERVAL if _is_terminal() else _LINE_INTERVAL
             self._bar.show(tally)
         except Exception as error:  # noqa: BLE001 -- see _give_up()
@@ -261,7 +268,7 @@ class Progress:
     def _log(self, tally: Tally, now: float) -> None:
         done = tally.done - (self._done_before or 0)
         left = (now - self._began) * (tally.total - tally.done) / done if done else None
-        words = [f"{tally.done:,} of {number(tally.total, 'call')} have ended", tally.notes()]
+        words = [f"{tally.done:,} of {number(tally.total, 'call')} {self._said}", tally.notes()]
         words.append("" if left is None else f"about {duration(left)} left")
         if self._bar is not None:
             try:
@@ -276,16 +283,35 @@ class Progress:
         return f"callset{'s' if len(names) > 1 else ''} {', '.join(names[:3])}{more}"
 
 
+class Invoking(Progress):
+    """Shows how many calls a map has invoked. The thread that calls ``map`` draws it between its own invocations.
+
+    The arguments are those of ``Progress``. The bar is removed when the calls are invoked: then a wait shows its own.
+    """
+
+    _unit = "calls invoked"
+    _said = "are invoked"
+    _stays = False
+
+    def _tally(self) -> Tally:
+        counts = next((found for found in (one.counts() for one in self._origins()) if found is not None), None)
+        if counts is None:  # in a forked child, which drives nothing
+            return Tally(len(self._futures), 0, 0, 0, 0, 0)
+        invoked = counts.total - counts.held - counts.sending
+        return Tally(counts.total, invoked, counts.failed, counts.running, counts.retried, 0)
+
+
 class _Bar:
     """One bar of tqdm.
 
     Args:
         total: how many calls there are.
+        unit: what is counted, in words.
         done_before: how many of them were done before the wait, which say nothing about the speed.
         since: how many seconds ago the wait began.
     """
 
-    def __init__(self, total: int, *, done_before: int, since: float) -> None:
+    def __init__(self, total: int, unit: str, *, done_before: int, since: float) -> None:
         with warnings.catch_warnings():
             # In a notebook without ipywidgets tqdm advises to install them. Its bar of text is good enough.
             warnings.simplefilter("ignore")
@@ -295,13 +321,17 @@ class _Bar:
             # tqdm's own thread, which draws bars that nothing updates, would outlive the bar.
             monitor_interval = 0
 
+            def __del__(self) -> None:
+                # tqdm's would draw wherever the garbage collector runs, and raises if the bar could not be made.
+                pass
+
         self._bar = Quiet(
             total=total,
             initial=done_before,
             file=sys.stderr,
             dynamic_ncols=True,
             smoothing=0,  # the average: calls end in waves, whose momentary speed says little
-            bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} calls [{elapsed}<{remaining}{postfix}]",
+            bar_format=f"{_BAR} {unit} [{{elapsed}}<{{remaining}}{{postfix}}]",
         )
         self._bar.start_t -= since
 
@@ -317,9 +347,11 @@ class _Bar:
 
     def close(self, *, leave: bool) -> None:
         """Draw the bar for the last time and leave it where it is, or remove it."""
+        is_widget = hasattr(self._bar, "container")
         if not leave:
             self._bar.total = None  # otherwise tqdm leaves a red bar in a notebook
-        self._bar.leave = leave
+        # None: on a terminal only the first of several bars stays, so that no bar of the program is pushed away.
+        self._bar.leave = leave and (is_widget or None)
         self._bar.close()
 
 

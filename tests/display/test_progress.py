@@ -19,10 +19,14 @@ import pytest
 import pywren
 from pywren.client import call_state, waiting
 from pywren.client.callset import Callset
+from pywren.client.driver.driver import Driver
+from pywren.client.driver.policy import Policy
 from pywren.client.driver.record import Counts
+from pywren.client.invoking import Invocations
+from pywren.client.protocols import Invoker
 from pywren.client.verdict import Verdict
 from pywren.display import progress as bars
-from pywren.display.progress import Progress
+from pywren.display.progress import Invoking, Progress
 from pywren.exceptions import ArgumentError, ConfigError, StorageError
 from pywren.future import ResponseFuture
 
@@ -326,6 +330,22 @@ def test_there_is_one_bar_and_the_next_wait_takes_over(terminal):
     second.end()
 
 
+def test_a_bar_of_the_programs_own_stays_in_its_place(terminal):
+    """Inside the program's own tqdm loop, a wait's bar is below that of the loop, and is removed at its end."""
+    from tqdm import tqdm
+
+    class Quiet(tqdm):
+        monitor_interval = 0  # its thread would be left behind
+
+    with Quiet(total=10, file=terminal):
+        found = show(futures := Origin().futures(3))
+        settle(futures)
+        found.end()
+        assert "3/3 calls" in terminal.getvalue()
+        shown = terminal.getvalue().rpartition("3/3 calls")[2]
+        assert shown.endswith("\x1b[A")  # back to the line of the loop's bar
+
+
 def test_a_bar_that_was_never_closed_is_in_nobodys_way(terminal):
     """A Ctrl-C may come between any two lines, also those that close a bar."""
     show(Origin().futures(3))  # dropped
@@ -358,6 +378,66 @@ def test_the_bar_of_the_parent_is_not_in_the_way_of_a_forked_child(terminal):
         os._exit(0 if "0/5 calls" in terminal.getvalue() and mine is not None else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     found.end()
+
+
+# -- while map invokes -----------------------------------------------------------------------------------------------
+
+
+class Slow(Invoker):
+    """An invoker that takes a moment for each call."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+
+    def invoke(self, payload):
+        self.clock.now += 0.5
+
+
+def invoke(progress) -> None:
+    """Invoke six calls as ``map`` does, half a second each."""
+    clock, origin = Clock(), Origin()
+    origin.callset.progress = progress
+    futures = origin.futures(6)
+    driver = Driver([one.call_id for one in futures], Policy(), clock=clock)
+    origin.counts = driver.counts
+    invocations = Invocations(
+        driver, Slow(clock), payload=lambda ready: {}, now=clock, refused=print, note=lambda *_: None,
+        callset_id="c", threads=1, clock=clock,
+    )  # fmt: skip
+    with Invoking(futures, origin.callset.progress, clock) as watcher:
+        invocations.run(watcher)
+
+
+def test_map_shows_how_many_calls_are_invoked(terminal):
+    """Its bar is drawn by the thread that calls ``map``, and is gone when the calls are invoked."""
+    invoke("auto")
+    text = terminal.getvalue()
+    assert "2/6 calls invoked [00:01<" in text
+    assert "5/6 calls invoked [00:01<" in text
+    assert "\n" not in text
+    assert text.rpartition("\r")[0].rpartition("\r")[2].strip() == ""
+
+
+def test_a_map_that_says_false_is_silent(terminal):
+    """Nothing is drawn while it invokes, either."""
+    invoke(False)
+    assert terminal.getvalue() == ""
+
+
+def test_a_map_that_is_refused_removes_its_bar(terminal):
+    """The error of the service is not torn by a bar."""
+
+    class Refusing(Slow):
+        def invoke(self, payload):
+            raise ValueError("no")
+
+        may_repeat = False
+
+    pwex = pywren.local_executor(Refusing(Clock()), config={"storage_backend": "localhost"})
+    with pytest.raises(ValueError, match="no"):
+        pwex.map(abs, range(6), progress=True)
+    assert bars._owner is None
+    assert "calls invoked" in terminal.getvalue()
 
 
 # -- it hurts nothing ------------------------------------------------------------------------------------------------

@@ -304,3 +304,20 @@ def test_the_sum_over_other_workers_names_no_remedy():
     """No setting tells what the workers of a queue cost."""
     told = costs_of([on_lambda(call(), billing=None)]).spoken()
     assert told == "0 GB-s; dollars are unknown, as some calls did not run on Lambda, or another process made them"
+
+
+@pytest.mark.slow
+def test_the_sum_is_a_lower_bound_of_what_lambda_bills(emulator):
+    """Workers of the deployed function say how much memory they have; Lambda bills what they measured and more."""
+    config = emulator.deploy(memory=512, timeout=60)
+    function = config["lambda"]["function_name"]
+    before = emulator.counters()
+    with pywren.lambda_executor(config) as executor:
+        futures = executor.map(nap, range(6))
+        pywren.wait(futures)
+        found = pywren.summary(futures)
+    emulator.wait_idle()
+    billed = (emulator.counters() - before).executions[function]
+    assert {row["memory_mb"] for row in found.rows()} == {512.0}
+    assert found.costs.invocations == billed.invocations == 6
+    assert 0 < found.gb_seconds <= billed.gb_seconds

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pywren import wrenconfig
 from pywren.client import arguments, call_state, waiting
+from pywren.client.call_output import show_output as show_output_of
 from pywren.client.call_state import CallState
 from pywren.client.callset import Callset, Submission
 from pywren.client.driver.policy import Policy
@@ -147,6 +148,7 @@ class Executor:
         retry_on: type[BaseException] | Iterable[type[BaseException]] | None = None,
         backup: bool = False,
         name: str | None = None,
+        show_output: bool = False,
     ) -> list[ResponseFuture]:
         """Call a function once for every item, each call on its own worker.
 
@@ -168,6 +170,8 @@ class Executor:
             backup: start a second attempt of calls that take over three times as long as the others; the first result
                 counts.
             name: a name under which ``pywren.attach`` finds the calls again, from any process and machine.
+            show_output: print what each call has printed (up to 32 KB of each stream) as soon as its outcome is known,
+                each line with the ids of callset and call.
 
         Returns:
             One future for each item, in order; ``[]`` for no items.
@@ -187,6 +191,7 @@ class Executor:
             "use_cached_runtime": use_cached_runtime,
             "overwrite_invoke_args": overwrite_invoke_args,
             "name": name,
+            "show_output": show_output,
         }
         policy = self._policy(retries, retry_on, backup)
         return self._submit(func, items, extra_env, extra_meta, exclude_modules, options, policy)
@@ -201,6 +206,7 @@ class Executor:
         retries: int | None = None,
         retry_on: type[BaseException] | Iterable[type[BaseException]] | None = None,
         name: str | None = None,
+        show_output: bool = False,
     ) -> ResponseFuture:
         """Call a function once, on a worker.
 
@@ -212,11 +218,12 @@ class Executor:
             retries: see ``map``.
             retry_on: see ``map``.
             name: see ``map``.
+            show_output: see ``map``.
 
         Raises:
             PywrenError: as for ``map``.
         """
-        options, policy = {"name": name}, self._policy(retries, retry_on)
+        options, policy = {"name": name, "show_output": show_output}, self._policy(retries, retry_on)
         return self._submit(func, [data], extra_env, extra_meta, options=options, policy=policy)[0]
 
     def reduce(
@@ -537,6 +544,9 @@ class Executor:
             raise
         if self._kept is not None and not self._is_in_memory:
             self._keep(futures)
+        if options.get("show_output"):
+            for future in futures:
+                future.add_done_callback(show_output_of)
         return futures
 
     def _give_up(self, callset: Callset) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, overload
 from pywren import wrenconfig
 from pywren.client import arguments, call_state, waiting
 from pywren.client.arguments import MapOptions
+from pywren.client.call_output import show_output as show_output_of
 from pywren.client.call_state import CallState
 from pywren.client.callset import Callset, Submission
 from pywren.client.driver.policy import Policy
@@ -196,6 +197,7 @@ class Executor(MoreVerbs):
         backup: bool = False,
         name: str | None = None,
         progress: bool | str = "auto",
+        show_output: bool = False,
     ) -> list[ResponseFuture[T]]: ...
 
     def map(
@@ -215,6 +217,7 @@ class Executor(MoreVerbs):
         backup: bool = False,
         name: str | None = None,
         progress: bool | str = "auto",
+        show_output: bool = False,
     ) -> list[ResponseFuture]:
         """Call a function once for every item, each call on its own worker.
 
@@ -238,6 +241,8 @@ class Executor(MoreVerbs):
             name: a name under which ``pywren.attach`` finds the calls again, from any process and machine.
             progress: whether ``wait`` and ``get_all_results`` show a bar for these calls: True, False, or ``"auto"``,
                 which leaves it to ``PYWREN_PROGRESS`` and ``scheduler.progress``; see ``pywren.wait``.
+            show_output: print what each call has printed (up to 32 KB of each stream) as soon as its outcome is known,
+                each line with the ids of callset and call.
 
         Returns:
             One future for each item, in order; ``[]`` for no items.
@@ -258,6 +263,7 @@ class Executor(MoreVerbs):
             "overwrite_invoke_args": overwrite_invoke_args,
             "name": name,
             "progress": bars.preferred(progress, self._progress),
+            "show_output": show_output,
         }
         policy = self._policy(retries, retry_on, backup)
         return self._submit(func, items, extra_env, extra_meta, exclude_modules, options, policy)
@@ -273,6 +279,7 @@ class Executor(MoreVerbs):
         retries: int | None = None,
         retry_on: type[BaseException] | Iterable[type[BaseException]] | None = None,
         name: str | None = None,
+        show_output: bool = False,
     ) -> ResponseFuture[T]: ...
 
     @overload
@@ -286,6 +293,7 @@ class Executor(MoreVerbs):
         retries: int | None = None,
         retry_on: type[BaseException] | Iterable[type[BaseException]] | None = None,
         name: str | None = None,
+        show_output: bool = False,
     ) -> ResponseFuture[T]: ...
 
     def call_async(
@@ -298,6 +306,7 @@ class Executor(MoreVerbs):
         retries: int | None = None,
         retry_on: type[BaseException] | Iterable[type[BaseException]] | None = None,
         name: str | None = None,
+        show_output: bool = False,
     ) -> ResponseFuture:
         """Call a function once, on a worker.
 
@@ -309,11 +318,12 @@ class Executor(MoreVerbs):
             retries: see ``map``.
             retry_on: see ``map``.
             name: see ``map``.
+            show_output: see ``map``.
 
         Raises:
             PywrenError: as for ``map``.
         """
-        options, policy = {"name": name}, self._policy(retries, retry_on)
+        options, policy = {"name": name, "show_output": show_output}, self._policy(retries, retry_on)
         return self._submit(func, [data], extra_env, extra_meta, options=options, policy=policy)[0]
 
     def reduce(
@@ -681,6 +691,9 @@ class Executor(MoreVerbs):
             raise
         if self._kept is not None and not self._is_in_memory:
             self._keep(futures)
+        if options.get("show_output"):
+            for future in futures:
+                future.add_done_callback(show_output_of)
         return futures
 
     def _give_up(self, callset: Callset) -> None:

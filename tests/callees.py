@@ -86,3 +86,26 @@ def through_a_presigned_url(bucket: str) -> bytes:
     url = client.generate_presigned_url("get_object", {"Bucket": bucket, "Key": "key"})
     with urllib.request.urlopen(url, timeout=30) as answer:
         return answer.read()
+
+
+def square(x: Any) -> Any:
+    return x * x
+
+
+def fail_at(x: Any, bad: Any) -> Any:
+    """Return the argument, or raise if it is the bad one."""
+    if x == bad:
+        raise LookupError(f"{x} is bad")
+    return x
+
+
+def total(argument: Any, number: int) -> tuple[float, str, tuple[int, ...], int]:
+    """Return a figure that depends on the whole of an array or a frame, its type, its shape and the number."""
+    values = argument["x"] if hasattr(argument, "columns") else argument
+    return float(values.sum()), type(argument).__name__, argument.shape, number
+
+
+def change(array: Any) -> float:
+    """Change an array, and return the number that is now in it."""
+    array[0] = 7
+    return float(array[0])

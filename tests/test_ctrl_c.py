@@ -69,6 +69,11 @@ WAITS = {
             pywren.wait(pwex.map(held, addresses))
     """,
     "own code": "futures = pwex.map(held, addresses); time.sleep(600)",
+    "joblib": """
+        import joblib, pywren.joblib
+        with joblib.parallel_config(backend="pywren"):
+            joblib.Parallel(n_jobs=2)(joblib.delayed(held)(one) for one in addresses)
+    """,
     "two executors": "more = pywren.local_executor().map(held, addresses); pywren.wait(pwex.map(held, addresses))",
 }
 

@@ -37,6 +37,7 @@ class MapOptions(TypedDict, total=False):
     backup: bool
     name: str | None
     progress: bool | str
+    show_output: bool
 
 
 def consume(iterdata: Iterable[Any], limit: int | None) -> list[Any]:

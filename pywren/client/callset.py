@@ -142,8 +142,8 @@ class Submission(NamedTuple):
         inputs: for each argument, the finished futures in it, in the order of their persistent ids.
         extra_env: environment variables of the calls.
         extra_meta: further members of the payload.
-        options: ``invoke_pool_threads``, ``data_all_as_one``, ``use_cached_runtime`` and
-            ``overwrite_invoke_args`` of ``Executor.map``.
+        options: ``invoke_pool_threads``, ``data_all_as_one``, ``use_cached_runtime``, ``overwrite_invoke_args``,
+            ``name`` and ``show_output`` of ``Executor.map``.
         policy: what the user allows the driver; the dispatcher adds what it knows about the service.
     """
 

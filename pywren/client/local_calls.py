@@ -632,7 +632,9 @@ class LocalDispatcher:
             self._use.end()
             self._use = _Use(self, pool)
         callset = LocalCallset(submission.callset, self.storage, pool, submission.policy)
-        futures = callset.submit(submission, self._show_output, self._invoker.environment)
+        # A map that shows its output with the ids of its calls need not show it twice.
+        show_output = self._show_output and not submission.options.get("show_output")
+        futures = callset.submit(submission, show_output, self._invoker.environment)
         self._last = weakref.ref(callset)
         return futures
 

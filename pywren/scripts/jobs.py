@@ -11,6 +11,7 @@ import click
 import pywren
 from pywren import jobs as named
 from pywren import wrenconfig
+from pywren.client.call_output import labelled
 from pywren.scripts._console import confirm, option, yes_option
 
 _COLUMNS = "NAME", "AGE", "CALLS", "DONE", "FAILED", "OUTSTANDING", "WHERE"
@@ -74,6 +75,39 @@ def cancel(filename: str | None, name: str, remove: bool, yes: bool) -> None:
         return
     confirm([f"would delete the job {name} with its results"], yes)
     click.echo(f"{name}: {_calls(named.remove(name, config=config))} cancelled, job deleted")
+
+
+def print_output(filename: str | None, name: str, call: int | None, *, follow: bool) -> None:
+    """Print what the calls of a job have printed, each line with the ids of callset and call.
+
+    Args:
+        filename: the configuration file.
+        name: the job.
+        call: the number of the only call to print.
+        follow: wait for the calls that have not ended, and print their output as they end.
+
+    Raises:
+        click.UsageError: the job has no such call.
+        PywrenError: as for ``pywren.attach``.
+    """
+    futures = pywren.attach(name, config=_config(filename))
+    if call is not None:
+        if call >= len(futures):
+            raise click.UsageError(f"{name} has {_calls(len(futures))}, numbered from 0: there is no call {call}")
+        futures = [futures[call]]
+    ended, left = pywren.wait(futures, return_when=pywren.ALWAYS)
+    _echo_output(ended)
+    while left and follow:
+        ended, left = pywren.wait(left, return_when=pywren.ANY_COMPLETED)
+        _echo_output(ended)
+    if left:
+        click.echo(f"{_calls(len(left))} of {name} not ended yet: --follow waits", err=True)
+
+
+def _echo_output(futures: list[pywren.ResponseFuture]) -> None:
+    for future in futures:
+        for stream in ("stdout", "stderr"):
+            click.echo(labelled(future, future.run_status or {}, stream), nl=False, err=stream == "stderr")
 
 
 def _config(filename: str | None) -> wrenconfig.Config | None:

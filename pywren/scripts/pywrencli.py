@@ -28,7 +28,7 @@ from pywren.scripts._console import (
 )
 from pywren.scripts._new_config import check_config, config_text, write_config
 from pywren.scripts.instances import standalone
-from pywren.scripts.jobs import cancel, jobs, resume
+from pywren.scripts.jobs import cancel, jobs, print_output, resume
 from pywren.scripts.runtime import runtime
 from pywren.version import PYTHON, __version__
 
@@ -299,11 +299,17 @@ def print_latest_logs(filename: str | None) -> None:
 
 
 @cli.command("logs")
-@click.option("--follow", is_flag=True, help="Keep printing new lines until Ctrl-C.")
+@click.argument("job", required=False)
+@click.argument("call", required=False, type=click.IntRange(min=0))
+@click.option("--follow", is_flag=True, help="Keep printing new lines: of a job until its end, otherwise until Ctrl-C.")
 @click.option("--since", default="10m", show_default=True, help="How far back to start: 30m, 2h, 1d.")
 @click.pass_obj
-def logs(filename: str | None, follow: bool, since: str) -> None:
-    """Print the recent logs of all containers."""
+def logs(filename: str | None, job: str | None, call: int | None, follow: bool, since: str) -> None:
+    """Print the recent logs of all containers, or what the calls of a JOB have printed, or one CALL of it (0, 1, …)."""
+    if job is not None:
+        with contextlib.suppress(KeyboardInterrupt):
+            print_output(filename, job, call, follow=follow)
+        return
     from pywren.cloud.logs import follow_log, recent_log
 
     start_ms = int((time.time() - parse_age(since)) * 1000)

@@ -38,23 +38,27 @@ def _temporary_directory() -> str:
     return tempfile.gettempdir()
 
 
-def hold_directory(path: str) -> None:
+def hold_directory(path: str) -> int:
     """Create a private directory, and keep it locked until this process ends.
 
     The directory gets its name only when it is locked: another process would take an unlocked directory for an
     abandoned one.
+
+    Returns:
+        The descriptor that holds the lock. To close it is to release the lock.
     """
     import fcntl
 
     new = path + _NEW
     make_directories(new)
-    descriptor = high_descriptor(os.open(new, _OPEN_DIRECTORY))  # never closed, as closing it would release the lock
+    descriptor = high_descriptor(os.open(new, _OPEN_DIRECTORY))
     with contextlib.suppress(OSError):  # a file system without locks: see ``_is_abandoned``
         # The lock belongs to the open directory (flock(2)), not to the process: the kernel releases it even after
         # SIGKILL, and programs that a call starts do not keep it, because the descriptor is close-on-exec. A remover
         # asks for LOCK_EX.
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     os.rename(new, path)
+    return descriptor
 
 
 @contextlib.contextmanager

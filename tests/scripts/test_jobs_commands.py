@@ -6,6 +6,7 @@ import json
 import os
 import re
 
+import callees
 import pytest
 
 import pywren as package
@@ -122,3 +123,42 @@ def test_resume_tells_of_calls_that_have_ended_already(run, job, monkeypatch):
     code, out, err = run("resume", "job-7", "--env", "TOKEN=u")
     assert (code, out) == (1, "job-7: 1 call of 2 started again\n")
     assert "1 call of 2 failed" in err
+
+
+def speaks(x):
+    import sys
+
+    print("out", x)
+    print("err", x, file=sys.stderr)
+
+
+def test_logs_of_a_job(run):
+    """What its calls have printed, each line with its call; or one call only."""
+    with package.local_executor() as executor:
+        futures = executor.map(speaks, [1, 2], name="job-8")
+        package.wait(futures)
+    label = f"[{futures[0].callset_id[:8]}/"
+    assert run("logs", "job-8") == (
+        0,
+        f"{label}00000] out 1\n{label}00001] out 2\n",
+        f"{label}00000] err 1\n{label}00001] err 2\n",
+    )
+    assert run("logs", "job-8", "1", "--follow") == (0, f"{label}00001] out 2\n", f"{label}00001] err 2\n")
+
+
+def test_logs_of_calls_that_run(run):
+    """Without ``--follow`` the command says how many have not ended; with it, it prints them as they end."""
+    with package.local_executor() as executor:
+        (future,) = executor.map(callees.later, ["x"], name="job-9")
+        assert run("logs", "job-9").err.endswith("1 call of job-9 not ended yet: --follow waits\n")
+        assert run("logs", "job-9", "--follow") == (0, "", "")
+        assert future.done()
+
+
+def test_logs_of_what_is_not_there(run):
+    """A job or a call that does not exist is an error."""
+    with package.local_executor() as executor:
+        package.wait(executor.map(abs, [1], name="job-10"))
+    assert "job-11" in run("logs", "job-11").err
+    code, _, err = run("logs", "job-10", "1")
+    assert (code, "job-10 has 1 call, numbered from 0: there is no call 1" in err) == (2, True)

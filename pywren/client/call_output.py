@@ -1,0 +1,43 @@
+"""Shows what calls have printed, each line with the id of its call."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Mapping
+from typing import Any
+
+from pywren.future import ResponseFuture
+from pywren.worker.parent.output import write_through
+
+
+def show_output(future: concurrent.futures.Future[Any]) -> None:
+    """Print the output of a call that has ended, as far as its status has it, to the streams of this process.
+
+    Args:
+        future: its ``ResponseFuture``. What this future tells the program does not change.
+    """
+    if not isinstance(future, ResponseFuture) or future._origin is None:
+        return
+    # On a thread for callbacks, so a terminal that blocks delays no outcome. Not future.run_status: that is what the
+    # program has received, and it has not asked yet.
+    status = future._origin.run_status(future)
+    for stream in ("stdout", "stderr"):
+        if text := labelled(future, status or {}, stream):
+            write_through(stream, text)  # in one piece, so that lines of other calls do not come in between
+
+
+def labelled(future: ResponseFuture, status: Mapping[str, Any], stream: str) -> str:
+    """Return what a call wrote to a stream, each line after the ids of callset and call.
+
+    Args:
+        future: its future.
+        status: its status.
+        stream: ``stdout`` or ``stderr``.
+    """
+    label = label_of(future)
+    return "".join(f"{label} {line}\n" for line in str(status.get(stream) or "").splitlines())
+
+
+def label_of(future: ResponseFuture) -> str:
+    """Return the ids of a future's callset and call as they stand before each line."""
+    return f"[{future.callset_id[:8]}/{future.call_id}]"

@@ -1,0 +1,94 @@
+"""``show_output=True``: what calls print, with their ids, on every kind of executor."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+import executors
+import pytest
+
+import pywren
+from pywren.system.callbacks import callbacks
+
+
+@pytest.fixture(scope="module", params=executors.KINDS)
+def ready(request, tmp_path_factory):
+    """Return an executor of each kind."""
+    with executors.make(request.param, tmp_path_factory.mktemp("home")) as made:
+        yield made
+
+
+def speaks(x):
+    import sys
+
+    print("out", x)
+    print(f"one\nand two of {x}", file=sys.stderr)
+    if x == 2:
+        raise LookupError(x)
+    return x
+
+
+def shown(capsys):
+    """Return the lines with an id in both streams when all callbacks have run; ``run_jobs`` shows lines without one."""
+    assert not callbacks.finish(executors.WAIT)
+    output = capsys.readouterr()
+    return [sorted(line for line in text.splitlines() if line.startswith("[")) for text in (output.out, output.err)]
+
+
+def test_lines_come_with_the_id_of_their_call(ready, capsys):
+    """Of calls that return and calls that raise; the program need not ask for any result."""
+    futures = ready.map(speaks, [1, 2], show_output=True)
+    pywren.wait(futures)
+    label = f"[{futures[0].callset_id[:8]}/"
+    out, err = shown(capsys)
+    assert out == [f"{label}00000] out 1", f"{label}00001] out 2"]
+    assert err == [
+        f"{label}00000] and two of 1",
+        f"{label}00000] one",
+        f"{label}00001] and two of 2",
+        f"{label}00001] one",
+    ]
+    assert futures[0].result() == 1
+    assert futures[0].run_status["stdout"] == "out 1\n"
+
+
+def test_a_single_call(ready, capsys):
+    """``call_async`` takes the option too."""
+    future = ready.executor.call_async(print, "hello", show_output=True)
+    ready.run()
+    assert future.result() is None
+    assert shown(capsys) == [[f"[{future.callset_id[:8]}/{future.call_id}] hello"], []]
+
+
+def test_nothing_is_shown_unless_asked_for(ready, capsys):
+    """Silent calls and cancelled calls show nothing either."""
+    pywren.wait(ready.map(speaks, [1]))
+    silent = ready.map(abs, [1], show_output=True)
+    pywren.wait(silent)
+    cancelled = ready.executor.call_async(print, "hello", show_output=True)
+    cancelled.cancel()
+    pywren.wait([cancelled])
+    assert shown(capsys) == [[], []]
+
+
+def test_a_program_that_ends_has_shown_everything():
+    """Also if it never waits, also beside ``PYWREN_SHOW_OUTPUT``, and each line once."""
+    program = """
+        import os, pywren
+        os.environ["PYWREN_SHOW_OUTPUT"] = "1"
+        pywren.local_executor().map(print, range(20), show_output=True)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert [line.partition("] ")[2] for line in sorted(done.stdout.splitlines())] == [str(x) for x in range(20)]
+    assert done.stderr == ""
+
+
+def test_a_closed_stream_hurts_nobody(ready, monkeypatch):
+    """Results come although the program has no standard output any more."""
+    monkeypatch.setattr(sys, "stdout", None)
+    assert pywren.get_all_results(ready.map(print, [1], show_output=True)) == [None]
+    assert not callbacks.finish(executors.WAIT)

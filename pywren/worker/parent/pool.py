@@ -163,11 +163,6 @@ class LocalPool:
             # wait for.
             self._pump.wake()
 
-    @property
-    def size(self) -> int:
-        """How many processes the pool has when it is busy."""
-        return self._size
-
     def close(self) -> None:
         """End every child process and the pump. Unfinished calls end as cancelled."""
         with self._lock:

@@ -113,7 +113,8 @@ class Submission(NamedTuple):
         function: the pickled function.
         modules: the user's modules and data files, by relative path.
         arguments: the pickled arguments, one per call.
-        inputs: for each argument, the finished futures in it, in the order of their persistent ids.
+        inputs: for each argument, the futures in it, in the order of their persistent ids; empty if there are none.
+        as_values: whether these futures arrive as the values of their calls, and not as finished futures.
         extra_env: environment variables of the calls.
         extra_meta: further members of the payload.
         options: ``invoke_pool_threads``, ``data_all_as_one``, ``use_cached_runtime`` and
@@ -125,7 +126,8 @@ class Submission(NamedTuple):
     function: Packed
     modules: Mapping[str, bytes]
     arguments: Sequence[Packed]
-    inputs: Sequence[Sequence[Any]]
+    inputs: Sequence[Sequence[Any]] = ()
+    as_values: bool = False
     extra_env: Mapping[str, str] | None = None
     extra_meta: Mapping[str, Any] | None = None
     options: Mapping[str, Any] = MappingProxyType({})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -39,6 +39,8 @@ class Callset:
         name: the name of the job, if the program gave it one.
         first_attempt: the number of the first attempt since the job was last resumed. What earlier attempts returned
             counts, but their failures do not.
+        on_lost_object: called when a call fails because an object is missing or was replaced; ``None`` if nobody is to
+            know.
         deletion: the finalizer that deletes the callset's directory on this machine, if there is one.
         origin: a weak reference to what gives the futures of the callset their outcomes, once there are futures.
     """
@@ -59,13 +61,15 @@ class Callset:
     # lock is used; a condition can be re-initialized in place after a fork.
     condition: threading.Condition = field(default_factory=threading.Condition, repr=False)
     deletion: Any = field(default=None, repr=False)
+    on_lost_object: Callable[[], object] | None = field(default=None, repr=False)
     inputs: list[Any] = field(default_factory=list, repr=False)
     # Weak: an origin has its callset. The executor, which knows its callsets, finds the calls in this way.
     origin: weakref.ref[Any] | None = field(default=None, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
         # Pickle the secret too, because another user cannot derive it. Leave out what only this process has.
-        here: dict[str, Any] = {"condition": None, "deletion": None, "origin": None, "overwrite": {}}
+        nothing: dict[str, Any] = dict.fromkeys(("condition", "deletion", "origin", "on_lost_object"))
+        here: dict[str, Any] = {**nothing, "overwrite": {}}
         facts = {name: value for name, value in self.facts.items() if name != "extra_env"}  # it may hold secrets
         return {**self.__dict__, "secret": self.known_secret(), "facts": facts, **here}
 

@@ -75,6 +75,8 @@ LOST_GRACE = 60.0
 
 _RETRY_POLL = 0.25  # seconds: calls to be invoked again become due one after the other, and a poll costs a request
 
+_LOST_OBJECT = (StorageNoSuchKeyError, IntegrityError)
+
 _SHUT_OUT = (
     "the call is lost: for longer than any call may wait and run, the service was too busy to accept an invocation. "
     "Check the reserved concurrency of the function and of other functions in the account, and run the call again"
@@ -866,6 +868,9 @@ class StagedCallset:
         # This takes the callset's condition. Another thread may hold that and want ``_lock`` (expect()): with both held
         # here the two would wait for each other.
         call_state.settle(batch)
+        lost = self.callset.on_lost_object
+        if lost is not None and any(isinstance(one.error, _LOST_OBJECT) for one in verdicts.values()):
+            lost()
         for call_id, verdict in verdicts.items():
             if self.driver is not None:
                 cancelled = isinstance(verdict.error, CallCancelledError)

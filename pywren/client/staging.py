@@ -33,6 +33,7 @@ from pywren.client.lease import Lease
 from pywren.client.monitor import Monitor
 from pywren.client.protocols import Invoker
 from pywren.client.staged_calls import StagedCallset
+from pywren.client.staged_functions import StagedFunctions
 from pywren.client.verdict import Verdict, encoded
 from pywren.exceptions import ArgumentError
 from pywren.future import ResponseFuture, futures_of
@@ -77,6 +78,7 @@ class StagedDispatcher:
         self._shards = _shards_of(runtime)
         self._kept: list[Callset] = []
         self._noted = Noted()
+        self._functions = StagedFunctions(storage.now)
         self._service = Service()  # one for all callsets: what one of them sees helps the others
         function = invoker.function_name
         # For Storage.get_call_output(), which a program may call without a future: 0.0 searches all records, and what
@@ -236,7 +238,8 @@ class StagedDispatcher:
         facts["func_upload_timestamp"] = started = time.time()
         # The function before anything that refers to it: a worker may start within milliseconds of the first
         # invocation.
-        self.storage.put(callset.keys.func, staged)
+        digest = sha256(staged)
+        func_key = self._put_function(submission, staged, digest)
         facts["func_upload_time"] = time.time() - started
         facts["func_module_str_len"] = len(staged)
         first = callset.call_keys(create_call_id(0))
@@ -244,7 +247,7 @@ class StagedDispatcher:
             storage_config=self.storage.get_storage_config(),
             callset_id=callset.id,
             call_id="",
-            func_key=callset.keys.func,
+            func_key=func_key,
             data_key=first.data,
             output_key="",
             status_key="",
@@ -253,13 +256,29 @@ class StagedDispatcher:
             use_cached_runtime=options.get("use_cached_runtime", True),
             pywren_version=__version__,
             python_version=PYTHON,
-            func_sha256=sha256(staged),
+            func_sha256=digest,
             func_size=len(staged),
             extra_env=submission.extra_env,
             extra=submission.extra_meta or {},
             **self._runtime,
         )
         return _ArgumentStager(self.storage, submission, template, following).stage()
+
+    def _put_function(self, submission: Submission, staged: bytes, digest: str) -> str:
+        """Store the function, unless this executor has stored it for another callset a moment ago. Return its key."""
+        callset = submission.callset
+        # A job may be resumed days later, and a directory of this machine ends with its callset: both keep their own.
+        is_alone = submission.options.get("name") is not None or self.storage.path[0] == "localhost"
+        found = None if is_alone else self._functions.find(digest)
+        if found is not None:
+            # Should the object be gone nevertheless, because somebody has emptied the bucket, the next map stores it.
+            callset.on_lost_object = partial(self._functions.forget, digest)
+            return found
+        stored_at = self.storage.now()
+        self.storage.put(callset.keys.func, staged)
+        if not is_alone:
+            self._functions.keep(digest, callset.keys.func, stored_at)
+        return callset.keys.func
 
     def _check_objects(self, function: bytes, arguments: Sequence[Packed]) -> None:
         # Before the first PUT: S3 refuses an object that is too big only after it has received most of it.

@@ -16,6 +16,7 @@ from pywren.client.call_output import show_output as show_output_of
 from pywren.client.call_state import CallState
 from pywren.client.callset import Callset, Submission
 from pywren.client.driver.policy import Policy
+from pywren.client.grouping import members_by_group
 from pywren.client.inputs import Inputs
 from pywren.client.jobs import Job
 from pywren.client.protocols import Invoker, Origin, adapted
@@ -27,7 +28,7 @@ from pywren.cloud.prices import billing_of
 from pywren.display import progress as bars
 from pywren.exceptions import ArgumentError, StorageError
 from pywren.future import ResponseFuture
-from pywren.pickling.adapters import Application, Initialized, Reduction
+from pywren.pickling.adapters import Application, Initialized, Reduction, is_adapter
 from pywren.pickling.mentions import Mentions
 from pywren.runtime import check_runtime, get_runtime_info
 from pywren.serialize import Serializer
@@ -224,7 +225,7 @@ class Executor(MoreVerbs):
         Args:
             func: takes one item.
             iterdata: the items: anything that ``iter()`` accepts. All items are taken before anything is invoked. If an
-                item contains a future, ``map`` waits for it, and the worker receives a finished future.
+                item contains futures, its call is held until they are done, and the worker receives finished futures.
             extra_env: environment variables for the calls.
             extra_meta: further members for the payloads; must be encodable as JSON.
             invoke_pool_threads: how many calls to invoke in parallel, at most 256.
@@ -333,10 +334,13 @@ class Executor(MoreVerbs):
         extra_env: Mapping[str, str] | None = None,
         extra_meta: Mapping[str, Any] | None = None,
     ) -> ResponseFuture[T]:
-        """Wait for all futures, then call a function once, on a worker, with the list of their results.
+        """Call a function once, on a worker, with the list of the results of some futures, as soon as all are done.
 
-        If the workers can read the results from the storage, the results do not pass through this process. If one of
-        the calls failed, the new call raises the same error.
+        This method does not wait for the futures, except with a dummy executor. To programs written for 0.4, whose
+        ``reduce`` waited, they have ended nevertheless: ``succeeded``, ``errored`` and ``run_status`` of an input wait
+        for its outcome. Big results do not pass through this process if the workers can read them from the storage. If
+        one of the calls failed, the new call fails with the same error when all have ended; if one was cancelled, so is
+        the new call.
 
         Args:
             function: takes the list of results.
@@ -349,7 +353,9 @@ class Executor(MoreVerbs):
         """
         arguments.check_callable(function)
         futures = list_of(list_of_futures, "reduce()")
-        wait(futures)
+        if not self._calls_to.starts_calls:
+            wait(futures)  # as in 0.4: the program's next run_jobs() then finds the call
+        call_state.promise(futures)
         return self.call_async(Reduction(function), futures, extra_env, extra_meta)
 
     def estimate(
@@ -386,6 +392,50 @@ class Executor(MoreVerbs):
         at_once = min((one for one in limits if one is not None), default=None)
         assumed = at_once is None and self._calls_to.function_name is not None
         return Estimate(summary(futures), len(items), USUAL_CONCURRENCY if assumed else at_once, assumed=assumed)
+
+    def map_reduce(
+        self,
+        func: Callable[[Any], Any],
+        iterdata: Iterable[Any],
+        reduce_func: Callable[[list[Any]], Any],
+        groups: Callable[..., Any] | Iterable[Any] | None = None,
+        extra_env: Mapping[str, str] | None = None,
+        extra_meta: Mapping[str, Any] | None = None,
+        *,
+        retries: int | None = None,
+        retry_on: type[BaseException] | Iterable[type[BaseException]] | None = None,
+    ) -> list[ResponseFuture]:
+        """Call a function for every item, and another function with the list of the results, each on a worker.
+
+        This method waits for no call. The second function is called as soon as the results that it takes are there. Big
+        results do not pass through this process if the workers can read them from the storage.
+
+        Args:
+            func: takes one item.
+            iterdata: the items.
+            reduce_func: takes a list of results, in the order of the items.
+            groups: to which group each item belongs: a function that takes the item, or the item and its index; or a
+                sequence with one key for each item. Keys must be hashable. By default all items are one group.
+            extra_env: environment variables for all calls.
+            extra_meta: further members for the payloads.
+            retries: see ``map``.
+            retry_on: see ``map``.
+
+        Returns:
+            One future for each group, in the order in which the groups first appear among the items. Without
+            ``groups``, a list of one future.
+
+        Raises:
+            ArgumentError: ``groups`` does not have one key for each item.
+            PywrenError: as for ``map``.
+        """
+        arguments.check_callable(reduce_func)
+        items = arguments.consume(iterdata, self.map_item_limit)
+        members = members_by_group(items, groups)
+        policy = self._policy(retries, retry_on)
+        mapped = self._submit(func, items, extra_env, extra_meta, policy=policy)
+        inputs = [[mapped[index] for index in indices] for indices in members]
+        return self._submit(Reduction(reduce_func), inputs, extra_env, extra_meta, policy=policy)
 
     def resume_job(self, job: Job, extra_env: Mapping[str, str] | None = None) -> list[ResponseFuture]:
         """Run the calls of a named job again that have not returned a value. ``pywren.resume`` calls this.
@@ -647,7 +697,11 @@ class Executor(MoreVerbs):
         staged = options.get("overwrite_invoke_args") or options.get("name") is not None
         dispatcher = self._stage_calls() if staged else self._dispatcher
         mentions = Mentions()
-        inputs = Inputs(by_reference=dispatcher.by_reference, mentions=mentions)
+        as_values = is_adapter(func)
+        # Other processes resume a named job, and the program itself lets calls of a dummy executor go: 0.4's verbs wait
+        # for the futures among their arguments then.
+        at_once = options.get("name") is not None or not (as_values or self._calls_to.starts_calls)
+        inputs = Inputs(as_values=as_values, at_once=at_once, mentions=mentions)
         function, pickled, modules = self.serializer.pack_call(
             func,
             inputs.watch(items),
@@ -658,12 +712,13 @@ class Executor(MoreVerbs):
         )
         if not self._dispatcher.out_of_band:  # otherwise calls run here, with this machine's packages
             warn_of_skew(mentions, self.runtime_meta_info)
+        awaited = inputs.by_argument(len(pickled))
         policy = policy or self._policy()
         max_runtime = min(self.job_max_runtime, dispatcher.longest_runtime)
         if (
             type(func) in (Application, Initialized)
             and len(pickled) == 1
-            and not (modules or extra_env or extra_meta or staged)
+            and not (awaited or modules or extra_env or extra_meta or staged)
         ):
             # Calls of submit() come one by one. Those of one function need not have a callset each.
             joined = dispatcher.join(function, pickled[0], policy, max_runtime)
@@ -676,7 +731,8 @@ class Executor(MoreVerbs):
             function,
             modules,
             pickled,
-            inputs.by_argument(len(pickled)),
+            awaited,
+            as_values,
             extra_env=arguments.checked_env(extra_env),
             extra_meta=extra_meta,
             options=options,
@@ -715,7 +771,7 @@ class Executor(MoreVerbs):
         for future in futures:
             # It runs on the thread that settles, under the callset's condition, so it must not wait: discard() takes no
             # lock.
-            call_state.tell_when_done(future, kept.discard)
+            call_state.tell_when_ended(future, kept.discard)
 
     def _policy(self, retries: Any = None, retry_on: Any = None, backup: bool = False) -> Policy:
         """Return what the driver may do, from the arguments of a map and the settings."""

@@ -230,12 +230,18 @@ class ResponseFuture(CallState[R]):
         return self._state in (CANCELLED, CANCELLED_AND_NOTIFIED)
 
     def succeeded(self) -> bool:
-        """Tell whether the program has received the outcome of the call, and it is a value. This sends no request."""
-        return self._collected and self._state == FINISHED and self._exception is None
+        """Tell whether the program has received the outcome of the call, and it is a value. This sends no request.
+
+        For an input of ``reduce``, it waits for the outcome: in 0.4, ``reduce`` itself waited.
+        """
+        return self._is_told() and self._state == FINISHED and self._exception is None
 
     def errored(self) -> bool:
-        """Tell whether the program has received the outcome of the call, and it is an error. This sends no request."""
-        return self._collected and self._state in DONE and self._exception is not None
+        """Tell whether the program has received the outcome of the call, and it is an error. This sends no request.
+
+        For an input of ``reduce``, it waits for the outcome: in 0.4, ``reduce`` itself waited.
+        """
+        return self._is_told() and self._state in DONE and self._exception is not None
 
     def cancel(self, storage_handler: Storage | None = None) -> bool:
         """Stop the call, even when it is already running.
@@ -320,7 +326,7 @@ class ResponseFuture(CallState[R]):
     @property
     def run_status(self) -> dict[str, Any] | None:
         """The worker's report on the call (times in seconds); ``None`` until the program has received the outcome."""
-        if not self._collected or self._origin is None:
+        if not self._is_told() or self._origin is None:
             return None
         # No lock: threads that race here make equal dicts from the same verdict, and the last assignment stays.
         if self._view is None:
@@ -330,7 +336,7 @@ class ResponseFuture(CallState[R]):
     @property
     def invoke_status(self) -> dict[str, Any] | None:
         """What the client did for the call (times in seconds); ``None`` until the program has received the outcome."""
-        return None if not self._collected or self._origin is None else self._origin.invoke_status(self)
+        return None if not self._is_told() or self._origin is None else self._origin.invoke_status(self)
 
     @property
     def attempts(self) -> tuple[Attempt, ...]:
@@ -382,6 +388,11 @@ class ResponseFuture(CallState[R]):
         if self._origin is None:
             raise ArgumentError("job not yet invoked: make futures with an executor's map or call_async")
         return self._origin
+
+    def _is_told(self) -> bool:
+        if self._promised and not self._collected:
+            self._await_outcome(None)
+        return self._collected
 
     def _await_outcome(self, timeout: float | None) -> None:
         # Read the state without the condition first: result() of a finished future is called ten thousand times after a

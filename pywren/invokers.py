@@ -12,7 +12,7 @@ import logging
 import os
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from types import MappingProxyType
@@ -27,6 +27,7 @@ from pywren.wire.keys import function_name
 
 if TYPE_CHECKING:
     from pywren.aws.requests import AWS
+    from pywren.client.following import Following, Ids
     from pywren.worker.parent.pool import LocalPool
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,13 @@ EVENT_AGE_LIMIT = 21_600
 SOURCE_DIR = os.path.dirname(os.path.abspath(__file__))
 LOCAL_DIR = tempfile.gettempdir()
 LOCAL_RUN_DIR = os.path.join(LOCAL_DIR, "task")
+
+
+_ARRIVAL = 10.0  # seconds for which run_jobs() waits for the payloads of calls that it has let go
+
+
+def _call_of(payload: Payload) -> Ids:
+    return str(payload.get("callset_id")), str(payload.get("call_id"))
 
 
 class LambdaInvoker(Invoker):
@@ -132,6 +140,9 @@ class DummyInvoker(Invoker):
     def __init__(self) -> None:
         self.payloads: list[Payload] = []
         self.thread: threading.Thread | None = None
+        self._following: list[Following] = []
+        # Wakes a thread in run_jobs() that has let a call go: another thread keeps the payload of that call.
+        self._kept = threading.Condition()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), ()  # the unpickled copy has no calls
@@ -141,8 +152,18 @@ class DummyInvoker(Invoker):
 
     def invoke(self, payload: Payload) -> None:
         """Keep one call until ``run_jobs`` runs it."""
-        # list.append and list.pop are atomic, so threads that invoke and threads that run jobs need no lock.
+        # list.append and list.pop are atomic, so threads that invoke and threads that run jobs need no lock for it.
         self.payloads.append(payload)
+        with self._kept:
+            self._kept.notify_all()
+
+    def follow(self, following: Following) -> None:
+        """Keep a call until ``run_jobs`` has run the calls that it follows, or finds that others have."""
+        # Not start(): run_jobs() runs the call too, so no other thread may let it go a moment later.
+        if following.is_due(frozenset()):
+            following.decide()
+        else:
+            self._following.append(following)
 
     def config(self) -> dict[str, Any]:
         """Return an empty dict: ``invoke_status`` reports nothing about this invoker."""
@@ -158,7 +179,7 @@ class DummyInvoker(Invoker):
         return f"{kept} to be run: call executor.invoker.run_jobs()"
 
     def run_jobs(self, MAXJOBS: int = -1, run_dir: str = LOCAL_RUN_DIR) -> None:
-        """Run the kept calls one after the other.
+        """Run the kept calls one after the other, and then those that have only waited for these.
 
         Args:
             MAXJOBS: how many calls to run; -1 runs all.
@@ -168,7 +189,17 @@ class DummyInvoker(Invoker):
             DecodeError: a payload was not valid; the other calls have run.
         """
         # Take them all first: a payload that another thread adds while these run stays for the next run_jobs().
-        run_payloads(self._take(MAXJOBS), context={"invoker": "DummyInvoker"})
+        self._let_go(frozenset())
+        first = self._take(MAXJOBS)
+        left = MAXJOBS - len(first)
+
+        def followers(ran: Sequence[Payload]) -> list[Payload]:
+            nonlocal left
+            taken = self._take(left if MAXJOBS >= 0 else -1, self._let_go(frozenset(map(_call_of, ran))))
+            left -= len(taken)
+            return taken
+
+        run_payloads(first, context={"invoker": "DummyInvoker"}, more=followers)
 
     def run_jobs_threaded(self, MAXJOBS: int = -1, run_dir: str = LOCAL_RUN_DIR) -> None:
         """Start ``run_jobs`` in a thread, ``self.thread``, and return immediately.
@@ -184,12 +215,33 @@ class DummyInvoker(Invoker):
         self.thread = threading.Thread(target=self.run_jobs, args=(MAXJOBS, run_dir), name="pywren-run-jobs")
         self.thread.start()
 
-    def _take(self, most: int) -> list[Payload]:
+    def _take(self, most: int, calls: frozenset[Ids] | None = None) -> list[Payload]:
         taken: list[Payload] = []
-        with suppress(IndexError):  # one call at a time: pop() gives each call to only one of several threads
-            while len(taken) != most:
-                taken.append(self.payloads.pop(0))
+        for payload in list(self.payloads):
+            if len(taken) != most and (calls is None or _call_of(payload) in calls):
+                with suppress(ValueError):  # remove() gives each call to only one of several threads
+                    self.payloads.remove(payload)
+                    taken.append(payload)
         return taken
+
+    def _let_go(self, ran: frozenset[Ids]) -> frozenset[Ids]:
+        """Let the calls go whose inputs have ended, and return them when their payloads are kept here.
+
+        Args:
+            ran: the calls that have just run.
+        """
+        gone: set[Ids] = set()
+        for one in list(self._following):
+            if one.is_due(ran):
+                with suppress(ValueError):  # of two threads, the one that removes it decides
+                    self._following.remove(one)
+                    if one.decide():
+                        gone.add(one.ids)
+        with self._kept:
+            # Threads of the callset invoke, and may have to store outcomes first. A call that cannot be invoked ends
+            # with an error, and never arrives.
+            self._kept.wait_for(lambda: gone <= set(map(_call_of, list(self.payloads))), _ARRIVAL if gone else 0.0)
+        return frozenset(gone)
 
 
 class LocalInvoker(Invoker):

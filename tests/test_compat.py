@@ -341,8 +341,8 @@ def test_map(make: Make) -> None:
     assert made.map(add_one, []) == []
 
 
-def test_reduce_blocks_and_gets_the_list(make: Make) -> None:
-    """All inputs have finished when ``reduce`` returns, and the function gets the list of their results."""
+def test_reduce_gets_the_list(make: Make) -> None:
+    """To the program, all inputs have finished when ``reduce`` returns; the function gets a list of their results."""
     made = make()
     futures = made.map(add_one, range(4))
     reduced = made.reduce(lambda results: (type(results).__name__, results), futures)

@@ -44,6 +44,7 @@ from pywren.system.forks import in_each_child
 if TYPE_CHECKING:
     from pywren.client.protocols import Origin
     from pywren.client.verdict import Verdict
+    from pywren.wire.status import Status
 
 PENDING, RUNNING, CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED = private_names.future_states()
 
@@ -91,7 +92,9 @@ class CallState(concurrent.futures.Future[R]):
     _origin: Origin | None = None
     _verdict: Verdict | None = None
     _collected = False  # whether the program has received the outcome
+    _promised = False  # whether the program may rely on the outcome as if it had waited: 0.4's reduce() waited
     _awaited = False  # whether anything has asked for the outcome; only then is a big output fetched
+    _stored: Status | None = None  # the believed status of a call that returned, while its output is only in a storage
 
     # The caller usually holds a condition here. Inside it the origin may take its own lock, and then the monitor's,
     # but never the condition of another callset.
@@ -215,6 +218,28 @@ def mark_running(future: CallState) -> None:
             future._state = RUNNING
 
 
+def mark_stored(future: CallState, status: Status) -> None:
+    """Record that a call has ended whose output has not been fetched from the storage.
+
+    Args:
+        future: the future of the call.
+        status: its status, which is believed.
+    """
+    with future._shared:
+        enders = [one for one in future._installed or () if isinstance(one, _EndTeller)]
+        if future._state in DONE:
+            return
+        if status.exception_traceback is not None:
+            # What waits for the end of this call takes an error from this process, so the error is fetched.
+            future._awaited = future._awaited or bool(enders)
+            return
+        future._stored = status
+        for one in enders:
+            # Removed first: when the output is fetched later, ``settle`` must not tell it a second time.
+            future._waiter_list().remove(one)
+            one.add_result(future)  # under the condition, as ``settle`` does
+
+
 def forget_parent_threads(condition: threading.Condition, futures: Iterable[CallState]) -> None:
     """In a forked child, drop the locks, waiters and callbacks that belong to threads of the parent process."""
     # Re-initialize the condition in place: all futures share it, and a thread of the parent may have held it.
@@ -260,6 +285,12 @@ def mark_collected(futures: Iterable[CallState]) -> None:
         future._collected = True
 
 
+def promise(futures: Iterable[CallState]) -> None:
+    """Let the program rely on the outcomes as if it had waited for them: what tells of them waits now."""
+    for future in futures:
+        future._promised = True
+
+
 def call_back(future: CallState, functions: Sequence[Callable[[Any], object]]) -> None:
     """Call the program's callback functions with a finished future."""
     future._collected = True
@@ -280,6 +311,34 @@ class _Teller:
 
     def __init__(self, function: Callable[[CallState], object]) -> None:
         self.add_result = self.add_exception = self.add_cancelled = function
+
+
+class _EndTeller(_Teller):
+    """A ``_Teller`` that does not need the outcome in this process."""
+
+
+def stored_status(future: CallState) -> Status | None:
+    """Return the status of a call that has returned, if its output is in a storage; ``None`` if that is not known."""
+    return future._stored
+
+
+def has_ended(future: CallState) -> bool:
+    """Tell whether a call is known to have ended, though its output may not have been fetched."""
+    return future._state in DONE or future._stored is not None
+
+
+def tell_when_ended(future: CallState, function: Callable[[CallState], object]) -> None:
+    """Call one of pywren's own functions once a call has ended. The output of a call that returned is not fetched.
+
+    The function is called as ``tell_when_done`` calls it.
+    """
+    with future._shared:
+        if not has_ended(future):
+            future._waiter_list().append(_EndTeller(function))
+            if future._origin is not None:
+                future._origin.expect((future,))  # and not _expect(), which would have the output fetched
+            return
+    function(future)
 
 
 def tell_when_done(future: CallState, function: Callable[[CallState], object]) -> None:

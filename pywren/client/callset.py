@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -46,6 +46,8 @@ class Callset:
         name: the name of the job, if the program gave it one.
         first_attempt: the number of the first attempt since the job was last resumed. What earlier attempts returned
             counts, but their failures do not.
+        on_lost_object: called when a call fails because an object is missing or was replaced; ``None`` if nobody is to
+            know.
         deletion: the finalizer that deletes the callset's directory on this machine, if there is one.
         billing: what is needed to say what the calls cost; ``None`` if they do not run on Lambda.
         failures: the calls that have failed, as far as this process has seen it; for the first of them, the error in
@@ -70,6 +72,7 @@ class Callset:
     # lock is used; a condition can be re-initialized in place after a fork.
     condition: threading.Condition = field(default_factory=threading.Condition, repr=False)
     deletion: Any = field(default=None, repr=False)
+    on_lost_object: Callable[[], object] | None = field(default=None, repr=False)
     inputs: list[Any] = field(default_factory=list, repr=False)
     billing: Billing | None = None
     failures: dict[str, str] = field(default_factory=dict, repr=False)
@@ -79,9 +82,9 @@ class Callset:
 
     def __getstate__(self) -> dict[str, Any]:
         # Pickle the secret too, because another user cannot derive it. Leave out what only this process has.
-        here: dict[str, Any] = {"condition": None, "deletion": None, "origin": None, "overwrite": {}}
+        nothing: dict[str, Any] = dict.fromkeys(("condition", "deletion", "origin", "on_lost_object"))
         # Whether anybody looks is known only where the future is unpickled. Errors in words may hold secrets.
-        here.update(progress="auto", failures={})
+        here: dict[str, Any] = {**nothing, "overwrite": {}, "progress": "auto", "failures": {}}
         facts = {name: value for name, value in self.facts.items() if name != "extra_env"}  # it may hold secrets
         return {**self.__dict__, "secret": self.known_secret(), "facts": facts, **here}
 
@@ -139,7 +142,8 @@ class Submission(NamedTuple):
         function: the pickled function.
         modules: the user's modules and data files, by relative path.
         arguments: the pickled arguments, one per call.
-        inputs: for each argument, the finished futures in it, in the order of their persistent ids.
+        inputs: for each argument, the futures in it, in the order of their persistent ids; empty if there are none.
+        as_values: whether these futures arrive as the values of their calls, and not as finished futures.
         extra_env: environment variables of the calls.
         extra_meta: further members of the payload.
         options: ``invoke_pool_threads``, ``data_all_as_one``, ``use_cached_runtime``, ``overwrite_invoke_args``,
@@ -151,7 +155,8 @@ class Submission(NamedTuple):
     function: Packed
     modules: Mapping[str, bytes]
     arguments: Sequence[Packed]
-    inputs: Sequence[Sequence[Any]]
+    inputs: Sequence[Sequence[Any]] = ()
+    as_values: bool = False
     extra_env: Mapping[str, str] | None = None
     extra_meta: Mapping[str, Any] | None = None
     options: Mapping[str, Any] = MappingProxyType({})

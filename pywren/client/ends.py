@@ -60,8 +60,8 @@ class Ends:
         self._ends: dict[str, End] = {}
         self._exposures: dict[str, int] = {}  # how often a status that is not believed was deleted
 
-    def status(self, call_id: str, failure: Failure) -> Status:
-        """Return a status by which this client ends a call."""
+    def status(self, call_id: str, failure: Failure | None) -> Status:
+        """Return a status by which this client ends a call; without a failure, an outcome is to be added."""
         # Signed as attempt 0, whose key is in no payload: no record can ever show it.
         return Status(self._callset.id, call_id, CLIENT_ATTEMPT, failure, info={"ended_by": "client"})
 
@@ -70,6 +70,9 @@ class Ends:
         with self._lock:
             exposed = self._exposures.get(end.status.call_id, 0) > 0
             self._ends.setdefault(end.status.call_id, replace_standing(end) if exposed else end)
+
+    def __bool__(self) -> bool:
+        return bool(self._ends)  # without the lock: one reference
 
     def forget(self, call_id: str) -> None:
         """Forget a call that was settled, or that nothing waits for any more."""

@@ -1,52 +1,57 @@
-"""``Inputs``: finds the futures in a map's arguments while the arguments are pickled, and waits for these futures."""
+"""``Inputs``: finds the futures in a map's arguments while the arguments are pickled."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 from pywren.client.call_state import modules_sent_for, verdict_of
 from pywren.client.verdict import Verdict
 from pywren.future import ResponseFuture
 from pywren.pickling.finished_futures import FinishedFuture
+from pywren.pickling.format import ValuePlace
 from pywren.pickling.mentions import Mentions
 from pywren.wait import wait
 
 
 class Inputs:
-    """Decides how each future in the arguments is sent: as a reference to its stored outcome, or as its value.
+    """Decides how each future in the arguments is sent: as a reference to its outcome, or with the outcome inside.
 
     Args:
-        by_reference: whether the workers can read stored outcomes.
+        as_values: whether a future arrives as the value of its call, and not as a finished future.
+        at_once: whether to wait for the futures here, because the calls must not be held.
         mentions: what the pickles mention. The modules that were sent with the futures' own calls are added to it.
     """
 
-    def __init__(self, *, by_reference: bool, mentions: Mentions) -> None:
+    def __init__(self, *, as_values: bool, at_once: bool, mentions: Mentions) -> None:
+        self._place = ValuePlace if as_values else int
+        self._at_once = at_once
         self._mentions = mentions
-        self._by_reference = by_reference
         self._current: dict[ResponseFuture, int] | None = None
         self._found: list[dict[ResponseFuture, int]] = []
 
     def watch(self, items: Iterable[Any]) -> Iterable[Any]:
         """Yield the items of a map, and record which item is being pickled."""
         for item in items:
-            if self._by_reference:
-                self._current = {}
-                self._found.append(self._current)
+            self._current = {}
+            self._found.append(self._current)
             yield item
 
     def persistent_id(self, obj: Any) -> int | FinishedFuture | None:
         """Return what to send in place of a future; return ``None`` for any other object.
 
-        A future is replaced by the number of a reference or by a finished future that contains the value. The value is
-        sent for futures that the function itself refers to, and for all futures if the calls run on this machine.
+        A future in an argument is replaced by the number of a reference. A future that the function itself refers to is
+        waited for, and replaced by a finished future that contains the outcome.
         """
         if not isinstance(obj, ResponseFuture):
             return None
-        wait([obj], progress=False)  # one bar after the other, each for one of thousands of inputs, would tell nothing
         self._mentions.modules.update(modules_sent_for(obj))
-        if self._by_reference and self._current is not None:
-            return self._current.setdefault(obj, len(self._current))
+        if self._current is not None:
+            if self._at_once and obj._origin is not None:
+                _wait_for(obj)
+            return self._current.setdefault(obj, self._place(len(self._current)))
+        _wait_for(obj)
         verdict = verdict_of(obj) or Verdict()
         ids = {"callset_id": obj.callset_id, "call_id": obj.call_id}
         if verdict.error is None:
@@ -54,7 +59,17 @@ class Inputs:
         return FinishedFuture.of_exception(verdict.error, **ids)
 
     def by_argument(self, count: int) -> Sequence[Sequence[ResponseFuture]]:
-        """Return, for each argument, the futures in it that are sent as references, in the order of their numbers."""
+        """Return, for each argument, the futures in it, in the order of their numbers; empty if there are none.
+
+        Raises:
+            ArgumentError: a program has made one of the futures by hand, and nothing will ever end it.
+        """
         if not any(self._found):
             return ()
+        for one in chain.from_iterable(self._found):
+            one._invoked()  # only here: an error while the arguments are pickled would be taken for one of pickling
         return [list(found) for found in self._found[:count]]
+
+
+def _wait_for(future: ResponseFuture) -> None:
+    wait([future], progress=False)  # one bar after the other, each for one of thousands of inputs, would tell nothing

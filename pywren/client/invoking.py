@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pywren.aws.errors import concerns_credentials
-from pywren.client.driver.driver import Driver, Later, Ready
+from pywren.client.driver.driver import FOLLOWS, Driver, Later, Ready
 from pywren.client.protocols import Invoker
 from pywren.client.waiting import Watcher
 from pywren.exceptions import InvocationThrottledError
@@ -107,19 +107,24 @@ class Invocations:
         if crew.error is not None:
             raise crew.error
 
-    def wake(self) -> None:
-        """Invoke in the background what may be invoked now, of this callset and of others. Return immediately."""
-        self._wake()
+    def wake(self) -> bool:
+        """Invoke in the background what may be invoked now, of this callset and of others. Return immediately.
+
+        Returns:
+            False if threads are invoking calls of this callset already, and may not see what has become due just now.
+        """
+        woken = self._wake()
         for wake in self._driver.to_wake():
             wake()
+        return woken
 
-    def _wake(self) -> None:
+    def _wake(self) -> bool:
         due = self._driver.next_due()
         if due is None or due > 0.0 or isinstance(self._driver.peek(), Later):
-            return
+            return True
         with self._lock:
             if self._busy:  # the crew that works now takes what is new, or the next poll wakes another
-                return
+                return False
             self._busy = True
         try:
             threading.Thread(target=self._run_behind, name="pywren-invoke", daemon=True).start()
@@ -127,6 +132,12 @@ class Invocations:
             # There are too many threads, or the program is ending: Python 3.12 starts no threads then, and the end
             # waits for these calls. The thread that polls invokes them; this crew never sleeps for long.
             self._run_behind()
+        return True
+
+    @property
+    def start_by_themselves(self) -> bool:
+        """Whether calls that are invoked start without the program."""
+        return self._invoker.starts_calls
 
     @property
     def run_here(self) -> bool:
@@ -199,7 +210,8 @@ class Invocations:
         if reason != self._said_held:
             self._said_held = reason
             counts = self._driver.counts()
-            logger.info(
+            logger.log(
+                logging.DEBUG if reason == FOLLOWS else logging.INFO,
                 "callset %s: %d of %d calls wait in this program to be invoked, because %s",
                 self._callset_id, counts.held, counts.total, reason,
             )  # fmt: skip

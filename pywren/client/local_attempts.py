@@ -143,8 +143,8 @@ class LocalAttempts:
 
     def started(self, call_id: str) -> None:
         """Record that a call has started, if the driver needs to know that."""
-        if self._driver is not None and self._policy.backup:
-            self._driver.running(call_id, self._driver.attempts(call_id)[-1].number, time.time(), "")
+        if self._driver is not None and self._policy.backup and (known := self._driver.attempts(call_id)):
+            self._driver.running(call_id, known[-1].number, time.time(), "")
 
     def start_backups(self, start: Callable[[str], int | None]) -> None:
         """Start second attempts of the calls that take much longer than the others.

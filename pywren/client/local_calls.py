@@ -26,7 +26,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,9 +34,10 @@ from pywren.client import call_state, waiting
 from pywren.client.call_state import CallState
 from pywren.client.callset import Callset, Submission
 from pywren.client.driver.policy import Policy
+from pywren.client.following import Following, must_follow
 from pywren.client.local_attempts import LocalAttempts
 from pywren.client.protocols import Invoker, Recipe
-from pywren.client.verdict import Verdict, encoded, of_result
+from pywren.client.verdict import Verdict, cancelled_with, encoded, of_result, outcomes_of, traceback_of, unexpected
 from pywren.exceptions import (
     CallCancelledError,
     CallLostError,
@@ -55,7 +56,7 @@ from pywren.wire.call import Call
 from pywren.wire.digests import sha256
 from pywren.wire.failure import Failure
 from pywren.wire.keys import CallKeys
-from pywren.wire.outcome import INLINE_OUTCOME_LIMIT
+from pywren.wire.outcome import INLINE_OUTCOME_LIMIT, Outcome
 from pywren.wire.status import Status
 from pywren.worker.task import Function, Repeat, RunResult
 from pywren.wrenutil import create_call_id
@@ -105,9 +106,18 @@ class LocalCallset:
         storage: where an outcome is stored when its future is pickled.
         pool: runs the calls.
         policy: which calls run again when an attempt has failed, and how many may run at once.
+        follow: has a call that is held let go when its inputs have ended (``Invoker.follow``).
     """
 
-    def __init__(self, callset: Callset, storage: Storage, pool: LocalPool, policy: Policy) -> None:
+    def __init__(
+        self,
+        callset: Callset,
+        storage: Storage,
+        pool: LocalPool,
+        policy: Policy,
+        *,
+        follow: Callable[[Following], object] = Following.start,
+    ) -> None:
         self.callset = callset
         self.storage = storage
         self._pool = pool
@@ -116,6 +126,7 @@ class LocalCallset:
         self._batch: Any = None
         self._sent: _Sent | None = None
         self._policy = policy
+        self._follow = follow
         self._attempts = LocalAttempts(callset, policy)
         # Strong references, unlike in StagedCallset: the pool reports every call anyway, and the report removes the
         # entry.
@@ -142,8 +153,9 @@ class LocalCallset:
         """Submit the calls to the pool and return their futures."""
         # All futures exist before the pool knows of the calls: the pump may report a result before submit() returns.
         futures = futures_of(self, map(create_call_id, range(len(submission.arguments))))
+        held, references = _inputs_of(submission)
         if self._policy.backup:
-            self._attempts.watch([one.call_id for one in futures])
+            self._attempts.watch([one.call_id for index, one in enumerate(futures) if index not in held])
         # The result of a tiny map may be complete before this assignment. Then _on_results() clears ``_batch`` first
         # and it is set again here; the cycle is then left to the garbage collector.
         self._batch = self._pool.submit(
@@ -158,9 +170,16 @@ class LocalCallset:
             repeats=self._attempts.repeats,
             most_processes=self._policy.max_concurrency,
             on_tick=self._on_tick if self._policy.backup else None,
+            references=references,
+            held=held,
         )
+        for index in held:  # after _batch is set, which let_go() needs
+            inputs, as_values = submission.inputs[index], submission.as_values
+            self._follow(Following(self, create_call_id(index), inputs, as_values=as_values))
         self._sent = _Sent.of(submission)  # done last, because the calls are already running
-        if len(futures) == 1 and not (submission.modules or submission.extra_env or submission.extra_meta):
+        if len(futures) == 1 and not (
+            submission.inputs or submission.modules or submission.extra_env or submission.extra_meta
+        ):
             self._function = submission.function
             self._joins_until = time.monotonic() + _JOIN_SECONDS
         return futures
@@ -199,6 +218,46 @@ class LocalCallset:
         if sent is not None:
             self._sent = sent._replace(data_bytes=sent.data_bytes + len(argument.data))
         return future
+
+    # -- Holder: the inputs of a call have ended. On a thread ``pywren-inputs``, without a lock ----------------------
+
+    def let_go(self, call_id: str, inputs: Sequence[CallState]) -> bool:
+        """Have the pool run a call that was held. Return False if it was cancelled meanwhile."""
+        batch = self._batch
+        if batch is None or int(call_id) not in self._futures:
+            return False
+        # Here, and not on the thread that settles an input: pickling an outcome may run the user's code.
+        self._pool.let_go(batch, int(call_id), outcomes_of(inputs))
+        return True
+
+    def end_like(self, call_id: str, failed: CallState) -> None:
+        """End a call with the error of one of its inputs, or as cancelled if that was cancelled."""
+        verdict = call_state.verdict_of(failed) or Verdict()
+        if isinstance(verdict.error, CallCancelledError):
+            text = cancelled_with(failed)
+            self.end_with(call_id, CallCancelledError(text, call_id=call_id, callset_id=self.callset.id))
+            return
+        # A copy with its own traceback, as a call in a storage gets it.
+        source, outcome = verdict.source, Outcome.decode(encoded(verdict))
+        told = source.exception if isinstance(source, RunResult) else None
+        result = RunResult(False, Packed(outcome.body), told or ("", "", traceback_of(verdict)))
+        self._end(call_id, of_result(result, self.callset.id, call_id, time.time()))
+
+    def end_with(self, call_id: str, error: Exception) -> None:
+        """End a call with an error that kept it from running."""
+        known = error if isinstance(error, PywrenError) else unexpected(error)
+        result = RunResult(None, None, failure=Failure.of(known), returncode=None)
+        self._end(call_id, Verdict(None, known, result, time.time()))
+
+    def _end(self, call_id: str, verdict: Verdict) -> None:
+        batch, index = self._batch, int(call_id)
+        one = self._futures.pop(index, None)  # as in _on_results(): cancel() may be faster
+        if one is None:
+            return
+        if batch is not None:
+            self._pool.cancel(batch, index, running=False)
+        call_state.settle([(one, verdict)])
+        self._store_if_known(one)
 
     def _note_facts(self) -> None:
         """Collect the members of ``invoke_status`` that a callset in a storage also has: payload, sizes and times."""
@@ -583,6 +642,19 @@ _callsets: weakref.WeakSet[LocalCallset] = weakref.WeakSet()
 in_each_child(_callsets, LocalCallset.lose_in_child)
 
 
+def _inputs_of(submission: Submission) -> tuple[list[int], list[Sequence[bytes]] | None]:
+    """Return which calls are to be held, and for all others the outcomes that their arguments refer to."""
+    if not submission.inputs:
+        return [], None
+    held = [
+        index for index, inputs in enumerate(submission.inputs) if must_follow(inputs, as_values=submission.as_values)
+    ]
+    waiting_calls = frozenset(held)
+    return held, [
+        () if index in waiting_calls else outcomes_of(inputs) for index, inputs in enumerate(submission.inputs)
+    ]
+
+
 def _function_of(submission: Submission) -> Function:
     """Return the function as the pool takes it. A small function is named by its pickle, so workers recognize it."""
     pickle = submission.function
@@ -604,7 +676,6 @@ class LocalDispatcher:
     """
 
     out_of_band = True
-    by_reference = False
     longest_runtime = math.inf
 
     def __init__(self, storage: Storage, invoker: Invoker, pool: LocalPool, *, show_output: bool = False) -> None:
@@ -631,7 +702,7 @@ class LocalDispatcher:
         if pool is not self._use.pool:  # the old pool has failed, or ended with the call that unpickled the executor
             self._use.end()
             self._use = _Use(self, pool)
-        callset = LocalCallset(submission.callset, self.storage, pool, submission.policy)
+        callset = LocalCallset(submission.callset, self.storage, pool, submission.policy, follow=self._invoker.follow)
         # A map that shows its output with the ids of its calls need not show it twice.
         show_output = self._show_output and not submission.options.get("show_output")
         futures = callset.submit(submission, show_output, self._invoker.environment)

@@ -10,6 +10,7 @@ ends, and decrements the number under the same lock, so no payload is ever left 
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import threading
@@ -190,12 +191,18 @@ class _Canceller:
         pass
 
 
-def run_payloads(payloads: Sequence[Payload], *, context: Mapping[str, Any] | None = None) -> None:
+def run_payloads(
+    payloads: Sequence[Payload],
+    *,
+    context: Mapping[str, Any] | None = None,
+    more: Callable[[Sequence[Payload]], Sequence[Payload]] = lambda _: (),
+) -> None:
     """Run calls one after the other in child processes of this machine, and return when all have ended.
 
     Args:
         payloads: the calls.
         context: data about these invocations; the strings in it become members of the statuses.
+        more: gets the calls that have just run, and returns those to run next.
 
     Raises:
         DecodeError: a payload was not valid; the other calls have run.
@@ -206,10 +213,13 @@ def run_payloads(payloads: Sequence[Payload], *, context: Mapping[str, Any] | No
         return
     first_error: DecodeError | None = None
     with Container() as container:
-        for number, payload in enumerate(payloads):
-            try:
-                container.handle(payload, {"jobnum": str(number), **(context or {})})
-            except DecodeError as error:
-                first_error = first_error or error
+        number = itertools.count()
+        while payloads:
+            for payload in payloads:
+                try:
+                    container.handle(payload, {"jobnum": str(next(number)), **(context or {})})
+                except DecodeError as error:
+                    first_error = first_error or error
+            payloads = more(payloads)
     if first_error is not None:
         raise first_error

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pywren.client.driver.driver import Attempt
     from pywren.client.driver.policy import Policy
     from pywren.client.driver.record import Counts
+    from pywren.client.following import Following
     from pywren.exceptions import PywrenError
     from pywren.future import ResponseFuture
     from pywren.pickling.packed import Packed
@@ -83,6 +84,14 @@ class Invoker:
             InvocationError: the service refuses the call for good.
         """
         raise NotImplementedError
+
+    def follow(self, following: Following) -> None:
+        """Have a call that is held let go as soon as the calls that it follows have ended, and return immediately.
+
+        Args:
+            following: the call that is held.
+        """
+        following.start()
 
     def withdraw(self, callset_id: str) -> list[str]:
         """Take back the calls of a callset that wait on this machine, and return their ids. They will not run.
@@ -199,9 +208,6 @@ class Dispatcher(Protocol):
 
     out_of_band: bool
     """Whether big buffers in arguments are sent separately from the pickles."""
-
-    by_reference: bool
-    """Whether a future in the arguments is sent as a reference to its stored outcome."""
 
     longest_runtime: float
     """The longest runtime, in seconds, that a call may be given."""

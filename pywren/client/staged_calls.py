@@ -30,6 +30,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pywren.client import call_state, waiting
@@ -49,7 +50,7 @@ from pywren.client.presence import client_file
 from pywren.client.protocols import Recipe
 from pywren.client.silence import Silence
 from pywren.client.trouble import Trouble
-from pywren.client.verdict import Verdict, name_attempts, of_status, unexpected
+from pywren.client.verdict import Verdict, cancelled_with, encoded, name_attempts, of_status, traceback_of, unexpected
 from pywren.exceptions import (
     CallCancelledError,
     CallLostError,
@@ -63,9 +64,9 @@ from pywren.system import shutdown
 from pywren.system.forks import in_each_child
 from pywren.system.threads import for_each
 from pywren.wire.cause import NEVER_RAN, Cause
-from pywren.wire.digests import verify_sha256
+from pywren.wire.digests import sha256, verify_sha256
 from pywren.wire.failure import Failure
-from pywren.wire.outcome import EAGER_OUTPUT_LIMIT
+from pywren.wire.outcome import EAGER_OUTPUT_LIMIT, INLINE_OUTCOME_LIMIT
 from pywren.wire.status import CLIENT_ATTEMPT, Status
 
 logger = logging.getLogger(__name__)
@@ -74,6 +75,8 @@ LOST_GRACE = 60.0
 """Seconds that a status may take to arrive before its call is declared lost."""
 
 _RETRY_POLL = 0.25  # seconds: calls to be invoked again become due one after the other, and a poll costs a request
+
+_LOST_OBJECT = (StorageNoSuchKeyError, IntegrityError)
 
 _SHUT_OUT = (
     "the call is lost: for longer than any call may wait and run, the service was too busy to accept an invocation. "
@@ -114,6 +117,9 @@ class StagedCallset:
     ) -> None:
         self.callset = callset
         self.storage = storage
+        # For each call that is held because it follows others, what returns the rest of its payload. No lock: filled
+        # before any other thread knows this object; each member is then used by the one thread that invokes its call.
+        self._incomplete: dict[str, Callable[[], Mapping[str, Any]]] = {}
         # No lock: threads that invoke, for_each() helpers and the polling thread write different members of the entry
         # of a call, with setdefault().
         self.records: dict[str, dict[str, Any]] = {}
@@ -156,7 +162,8 @@ class StagedCallset:
         """Become the one that owns the calls: invoke them, repeat what failed, and end what cannot be repeated."""
         self.driver, self._invocations = driver, invocations
         self._wanted_elsewhere = self.callset.name is not None
-        shutdown.wait_for(self)
+        if invocations.start_by_themselves:  # otherwise only the program could end the wait
+            shutdown.wait_for(self)
 
     def payload(self, ready: Ready) -> dict[str, Any]:
         """Return the payload of an attempt."""
@@ -164,6 +171,11 @@ class StagedCallset:
         # thousands of calls the last is invoked much later than the first.
         key = self.callset.attempt_key(ready.call_id, ready.number).hex()
         kept: dict[str, Any] = self.records[ready.call_id]["payload"]
+        complete = self._incomplete.get(ready.call_id)
+        if complete is not None:
+            # It may store outcomes of other storages. Removed afterwards: if this fails, it may be tried again.
+            kept.update(complete())
+            self._incomplete.pop(ready.call_id, None)
         kept["attempt"], kept["host_submit_time"] = ready.number, time.time()
         return {**self.shared_payload, **kept, "attempt_key": key, **self.callset.overwrite}
 
@@ -172,6 +184,43 @@ class StagedCallset:
         # On a thread that invokes; each call is invoked by one thread at a time.
         record = self.records[ready.call_id]
         record["lambda_invoke_timestamp"], record["lambda_invoke_time"] = started, seconds
+
+    def complete_later(self, call_id: str, complete: Callable[[], Mapping[str, Any]]) -> None:
+        """Have the rest of a payload made just before the call is invoked, on the thread that invokes it."""
+        self._incomplete[call_id] = complete
+
+    # -- Holder: the inputs of a call have ended. On a thread ``pywren-inputs``, without a lock ----------------------
+
+    def let_go(self, call_id: str, inputs: Sequence[CallState]) -> bool:
+        """Invoke a call that was held. Return False if it was ended meanwhile."""
+        if self.driver is None or self._invocations is None or not self.driver.let_go(call_id):
+            return False
+        if not self._invocations.wake():
+            self._monitor.watch(
+                self, FIRST_POLL
+            )  # the threads that invoke may just be about to end: a poll looks again
+        return True
+
+    def end_like(self, call_id: str, failed: CallState) -> None:
+        """End a call with the error of one of its inputs, or as cancelled if that was cancelled."""
+        verdict = call_state.verdict_of(failed) or Verdict()
+        if isinstance(verdict.error, CallCancelledError):
+            self.end_with(call_id, CallCancelledError(cancelled_with(failed)))
+            return
+        outcome = encoded(verdict)
+        members: dict[str, Any] = {"outcome": outcome, "exception_traceback": traceback_of(verdict)}
+        if len(outcome) > INLINE_OUTCOME_LIMIT:
+            key = self.callset.call_keys(call_id).output
+            self.storage.put(key, outcome)  # before the status that names it
+            del members["outcome"]
+            members.update(output_key=key, output_sha256=sha256(outcome), output_size=len(outcome))
+        # For other processes too, which may wait for the call.
+        self._end(replace(self._ends.status(call_id, None), **members))
+        self._monitor.watch(self)
+
+    def end_with(self, call_id: str, error: Exception) -> None:
+        """End a call with an error that kept it from being invoked."""
+        self.refuse(call_id, error)
 
     def refuse(self, call_id: str, error: Exception) -> None:
         """End a call that the service has refused for good, after ``map`` has returned."""
@@ -386,6 +435,8 @@ class StagedCallset:
 
     def _must_go_on(self) -> bool:
         driver = self.driver
+        if self._invocations is not None and not self._invocations.start_by_themselves:
+            return False  # nothing happens to such calls until the program runs them
         return driver is not None and (driver.ends_matter() or (self._wanted_elsewhere and driver.policy.retries > 0))
 
     def _drop(self, call_id: str) -> None:
@@ -461,7 +512,8 @@ class StagedCallset:
                 self._lease.release()
             return
         self._may_drive = self._lease is None or self._lease.renew_if_due()
-        if self.driver is not None and self._invocations is not None and not self.driver.has_begun():
+        waits = self.driver is not None and not self.driver.has_begun() and not self._ends
+        if waits and self._invocations is not None:
             # Of thousands of calls that wait for room, each would otherwise cost a listing with every poll.
             self._invocations.wake()
             return
@@ -582,6 +634,7 @@ class StagedCallset:
                 if call_id not in verdicts and call_id in self._futures:  # otherwise another poll has settled the call
                     # Remember the status, so that the next poll does not read it again only to fetch the same output.
                     self._committed[call_id] = status
+        self._mark_stored()
         # Before any request below: outcomes that are known must not wait for, or be lost to, requests that may fail.
         self._mark_running(found.signs)
         self._settle(verdicts)
@@ -592,6 +645,14 @@ class StagedCallset:
         ended = self._write_ends()
         # _fetch_outputs() comes first in the expression: ``or`` must not skip it.
         return self._fetch_outputs() or ended or bool(verdicts) or bool(found.believed)
+
+    def _mark_stored(self) -> None:
+        """Record which calls have ended whose outputs have not been fetched."""
+        with self._lock:
+            found = [(one, status) for call_id, status in self._committed.items() for one in self._living(call_id)]
+        for one, status in found:  # without the lock, because this takes the condition of the futures
+            if not call_state.has_ended(one):
+                call_state.mark_stored(one, status)
 
     def _tell_driver(self, status: Status) -> None:
         if self.driver is not None and status.attempt != CLIENT_ATTEMPT:
@@ -815,10 +876,14 @@ class StagedCallset:
         # This takes the callset's condition. Another thread may hold that and want ``_lock`` (expect()): with both held
         # here the two would wait for each other.
         call_state.settle(batch)
+        lost = self.callset.on_lost_object
+        if lost is not None and any(isinstance(one.error, _LOST_OBJECT) for one in verdicts.values()):
+            lost()
         for call_id, verdict in verdicts.items():
             if self.driver is not None:
                 cancelled = isinstance(verdict.error, CallCancelledError)
                 self.driver.settled(call_id, failed=verdict.error is not None, cancelled=cancelled)
+            self._incomplete.pop(call_id, None)  # a call that was cancelled while it was held needs its inputs no more
         with self._lock:  # last: if Ctrl-C comes before this, the monitor still has the futures and settles them
             for call_id in verdicts:
                 self._drop(call_id)

@@ -16,7 +16,9 @@ import random
 import sys
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from pywren.client import call_state, jobs
@@ -25,11 +27,13 @@ from pywren.client.driver.driver import Driver
 from pywren.client.driver.policy import Policy
 from pywren.client.driver.service import Service
 from pywren.client.failure_records import FailureRecords, Noted
+from pywren.client.following import Following, must_follow
 from pywren.client.invoking import Invocations
 from pywren.client.lease import Lease
 from pywren.client.monitor import Monitor
 from pywren.client.protocols import Invoker
 from pywren.client.staged_calls import StagedCallset
+from pywren.client.staged_functions import StagedFunctions
 from pywren.client.verdict import Verdict, encoded
 from pywren.display.progress import Invoking
 from pywren.exceptions import ArgumentError
@@ -42,7 +46,7 @@ from pywren.version import PYTHON, __version__
 from pywren.wire.call import INLINE_ARGUMENT_LIMIT, Call
 from pywren.wire.digests import sha256
 from pywren.wire.function import StagedFunction
-from pywren.wire.references import INLINE_REFERENCES, Reference, encode_references
+from pywren.wire.references import INLINE_REFERENCES, Reference, encode_references, reference_lists
 from pywren.wire.status import Status
 from pywren.wrenconfig import MAX_AGG_DATA_SIZE
 from pywren.wrenutil import create_call_id
@@ -50,6 +54,7 @@ from pywren.wrenutil import create_call_id
 logger = logging.getLogger(__name__)
 
 _PAYLOAD_HEADROOM = 2_000
+_NONE_FOLLOW: Mapping[str, Sequence[ResponseFuture]] = MappingProxyType({})
 _OWN = frozenset({"call_id", "attempt", "attempt_key", "host_submit_time", "data_inline"})  # members of single calls
 
 
@@ -63,7 +68,6 @@ class StagedDispatcher:
     """
 
     out_of_band = False  # a pickle and its buffers share one object
-    by_reference = True
     longest_runtime = sys.float_info.max  # JSON has no infinity
 
     def __init__(self, storage: Storage, invoker: Invoker, runtime: Mapping[str, Any]) -> None:
@@ -75,6 +79,7 @@ class StagedDispatcher:
         self._shards = _shards_of(runtime)
         self._kept: list[Callset] = []
         self._noted = Noted()
+        self._functions = StagedFunctions(storage.now)
         self._service = Service()  # one for all callsets: what one of them sees helps the others
         function = invoker.function_name
         # For Storage.get_call_output(), which a program may call without a future: 0.0 searches all records, and what
@@ -99,7 +104,8 @@ class StagedDispatcher:
             jobs.require_free(self.storage, name)
         # Before anything is written, so that a Ctrl-C during staging leaves no directory behind.
         self._keep_while_used(callset)
-        calls = self._stage(submission)
+        following = self._following(submission)
+        calls = self._stage(submission, following)
         overwrite = submission.options.get("overwrite_invoke_args") or {}
         # Threads hide the latency of the invoker's requests. for_each() starts MOST_AT_ONCE at most, one for each
         # connection that a client keeps.
@@ -112,7 +118,19 @@ class StagedDispatcher:
         if name is not None:
             self._check_payloads(payloads)  # nobody should find a job that was never invoked
             jobs.publish(self.storage, callset, calls, name=name, invoker=self.invoker)
-        return self._start(callset, payloads, policy, threads)
+        return self._start(callset, payloads, policy, threads, following=following, as_values=submission.as_values)
+
+    def _following(self, submission: Submission) -> dict[str, Sequence[ResponseFuture]]:
+        """Return the futures of the calls that are to be held until these futures are done, by call."""
+        if submission.options.get("name") is not None:
+            return {}  # other processes resume such calls, and read what their arguments are before they are invoked
+        path, as_values = self.storage.path, submission.as_values
+        # Once, before anything is staged: the answer may change at any moment.
+        return {
+            create_call_id(index): inputs
+            for index, inputs in enumerate(submission.inputs)
+            if inputs and must_follow(inputs, as_values=as_values, path=path)
+        }
 
     def join(self, function: Packed, argument: Packed, policy: Policy, max_runtime: float) -> None:
         """Return ``None``: what a callset consists of is staged before its calls are invoked."""
@@ -165,6 +183,8 @@ class StagedDispatcher:
         *,
         call_ids: Sequence[str] = (),
         lease: Lease | None = None,
+        following: Mapping[str, Sequence[ResponseFuture]] = _NONE_FOLLOW,
+        as_values: bool = False,
     ) -> list[ResponseFuture]:
         # Before the first invocation: half a map that runs is worse than an error.
         self._check_payloads(payloads)
@@ -182,18 +202,29 @@ class StagedDispatcher:
         for call_id, payload in zip(invoked, payloads, strict=True):
             payload.pop("attempt_key", None)  # each attempt gets its own when it is invoked
             origin.records[call_id] = {"payload": payload}
-        driver = Driver(invoked, policy, service=self._service, first_attempt=callset.first_attempt)
+        driver = Driver(
+            invoked, policy, service=self._service, first_attempt=callset.first_attempt, following=following
+        )
         invocations = Invocations(
             driver, self.invoker, payload=origin.payload, now=self.storage.now, refused=origin.refuse,
             note=origin.note_invocation, callset_id=callset.id, threads=threads,
         )  # fmt: skip
         origin.drive(driver, invocations)
         futures = futures_of(origin, call_ids or invoked)
+        self._hold(origin, following, as_values)
         # Returns when every helper thread has ended, also after an error or Ctrl-C.
         self._invoke(driver, invocations, callset, Invoking(futures, callset.progress))
         # Last: polls before this would only find out that nothing has come back, and compete with the invocations.
         origin.watch()
         return futures
+
+    def _hold(self, origin: StagedCallset, following: Mapping[str, Sequence[ResponseFuture]], as_values: bool) -> None:
+        """Have calls let go when their inputs are done."""
+        references = _References(self.storage, origin.callset)
+        for call_id, inputs in following.items():
+            origin.complete_later(call_id, partial(references.payload, call_id, inputs))
+        for call_id, inputs in following.items():
+            self.invoker.follow(Following(origin, call_id, inputs, as_values=as_values, path=self.storage.path))
 
     def _keep_while_used(self, callset: Callset) -> None:
         """On this machine, delete the callset's directory when no executor and no future needs it any more."""
@@ -203,7 +234,7 @@ class StagedDispatcher:
             # would then never be freed.
             callset.deletion = weakref.finalize(callset, _delete_own, os.getpid(), self.storage, callset.id)
 
-    def _stage(self, submission: Submission) -> list[Call]:
+    def _stage(self, submission: Submission, following: Container[str]) -> list[Call]:
         callset, options = submission.callset, submission.options
         staged = StagedFunction(submission.function.data, submission.modules).encode()
         self._check_objects(staged, submission.arguments)
@@ -211,7 +242,8 @@ class StagedDispatcher:
         facts["func_upload_timestamp"] = started = time.time()
         # The function before anything that refers to it: a worker may start within milliseconds of the first
         # invocation.
-        self.storage.put(callset.keys.func, staged)
+        digest = sha256(staged)
+        func_key = self._put_function(submission, staged, digest)
         facts["func_upload_time"] = time.time() - started
         facts["func_module_str_len"] = len(staged)
         first = callset.call_keys(create_call_id(0))
@@ -219,7 +251,7 @@ class StagedDispatcher:
             storage_config=self.storage.get_storage_config(),
             callset_id=callset.id,
             call_id="",
-            func_key=callset.keys.func,
+            func_key=func_key,
             data_key=first.data,
             output_key="",
             status_key="",
@@ -228,13 +260,29 @@ class StagedDispatcher:
             use_cached_runtime=options.get("use_cached_runtime", True),
             pywren_version=__version__,
             python_version=PYTHON,
-            func_sha256=sha256(staged),
+            func_sha256=digest,
             func_size=len(staged),
             extra_env=submission.extra_env,
             extra=submission.extra_meta or {},
             **self._runtime,
         )
-        return _ArgumentStager(self.storage, submission, template).stage()
+        return _ArgumentStager(self.storage, submission, template, following).stage()
+
+    def _put_function(self, submission: Submission, staged: bytes, digest: str) -> str:
+        """Store the function, unless this executor has stored it for another callset a moment ago. Return its key."""
+        callset = submission.callset
+        # A job may be resumed days later, and a directory of this machine ends with its callset: both keep their own.
+        is_alone = submission.options.get("name") is not None or self.storage.path[0] == "localhost"
+        found = None if is_alone else self._functions.find(digest)
+        if found is not None:
+            # Should the object be gone nevertheless, because somebody has emptied the bucket, the next map stores it.
+            callset.on_lost_object = partial(self._functions.forget, digest)
+            return found
+        stored_at = self.storage.now()
+        self.storage.put(callset.keys.func, staged)
+        if not is_alone:
+            self._functions.keep(digest, callset.keys.func, stored_at)
+        return callset.keys.func
 
     def _check_objects(self, function: bytes, arguments: Sequence[Packed]) -> None:
         # Before the first PUT: S3 refuses an object that is too big only after it has received most of it.
@@ -289,13 +337,22 @@ def _how_to_stop(callset: Callset, error: BaseException) -> str:
 
 
 class _ArgumentStager:
-    """Decides where each argument of a callset is stored, and stores it there."""
+    """Decides where each argument of a callset is stored, and stores it there.
 
-    def __init__(self, storage: Storage, submission: Submission, template: Call) -> None:
+    Args:
+        storage: the storage.
+        submission: the callset and its arguments.
+        template: the members that all payloads share.
+        following: the calls whose inputs are not known yet.
+    """
+
+    def __init__(self, storage: Storage, submission: Submission, template: Call, following: Container[str]) -> None:
         self._storage = storage
         self._submission = submission
         self._template = template
         self._callset = submission.callset
+        self._following = following
+        self._references = _References(storage, submission.callset)
 
     def stage(self) -> list[Call]:
         arguments = self._submission.arguments
@@ -356,11 +413,36 @@ class _ArgumentStager:
             "attempt_key": self._callset.attempt_key(call_id, self._template.attempt),
             **(place or {"data_inline": self._submission.arguments[index].data}),
         }
-        if self._submission.inputs and self._submission.inputs[index]:
-            members.update(self._references(call_id, self._submission.inputs[index]))
+        if self._submission.inputs and self._submission.inputs[index] and call_id not in self._following:
+            members.update(self._references.members(call_id, self._submission.inputs[index]))
         return Call(**members)
 
-    def _references(self, call_id: str, inputs: Sequence[ResponseFuture]) -> dict[str, Any]:
+
+class _References:
+    """Makes the references that are sent in place of the futures among the arguments of a callset.
+
+    Args:
+        storage: the storage that the workers read.
+        callset: the callset.
+    """
+
+    def __init__(self, storage: Storage, callset: Callset) -> None:
+        self._storage = storage
+        self._callset = callset
+
+    def payload(self, call_id: str, inputs: Sequence[ResponseFuture]) -> dict[str, Any]:
+        """Return what ``members`` returns in the form of a payload."""
+        members = self.members(call_id, inputs)
+        if "references" in members:
+            members["references"] = reference_lists(members["references"])
+        return members
+
+    def members(self, call_id: str, inputs: Sequence[ResponseFuture]) -> dict[str, Any]:
+        """Return the fields of a ``Call`` that refer to the outcomes of some calls, all of which have ended.
+
+        Raises:
+            StorageError: something could not be stored.
+        """
         references = tuple(self._reference(call_id, number, one) for number, one in enumerate(inputs))
         # Lambda takes 1 MB of payload. So many references go into an object, whose digest the payload carries.
         if len(references) <= INLINE_REFERENCES:
@@ -371,8 +453,8 @@ class _ArgumentStager:
 
     def _reference(self, call_id: str, number: int, one: ResponseFuture) -> Reference:
         """Return a reference to a future's outcome. If it is not in this storage, store a copy of it for this call."""
-        verdict = call_state.verdict_of(one) or Verdict()
-        status = verdict.source
+        verdict = call_state.verdict_of(one)
+        status = call_state.stored_status(one) if verdict is None else verdict.source
         if isinstance(status, Status) and status.failure is None and one.storage_path == self._storage.path:
             self._callset.inputs.append(one)  # keeps the directory of the future's callset while this callset needs it
             if status.output_sha256 is not None and status.output_key:
@@ -382,7 +464,7 @@ class _ArgumentStager:
                 key = self._earlier_status_key(one)
                 return Reference(key, sha256(status.outcome), one.callset_id, one.call_id, len(status.outcome))
         # On the program's thread and without a lock: pickling runs the user's code.
-        data = encoded(verdict)
+        data = encoded(verdict or Verdict())
         key = self._callset.call_keys(call_id).input(number)
         self._storage.put(key, data)
         return Reference(key, sha256(data), one.callset_id, one.call_id, len(data))

@@ -11,12 +11,15 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pywren.client import call_state
+from pywren.client.call_state import CallState
 from pywren.exceptions import CallLostError, DecodeError, ResultSerializationError, StorageError
 from pywren.pickling import packed, packed_exceptions
 from pywren.pickling.packed import Packed
+from pywren.pickling.remote_errors import text_of
 from pywren.wire.outcome import Outcome
 from pywren.wire.status import Status
 
@@ -96,6 +99,26 @@ def name_attempts(error: BaseException | None, attempts: str) -> None:
     if error is not None and attempts and sys.version_info >= (3, 11):
         with contextlib.suppress(Exception):  # its class may have its own ``add_note``
             error.add_note(attempts)
+
+
+def cancelled_with(one: CallState) -> str:
+    """Return why a call is cancelled that has the future of a cancelled call among its arguments."""
+    return f"the call was cancelled, because call {one.call_id} of callset {one.callset_id} was, whose value it needs"
+
+
+def traceback_of(verdict: Verdict) -> str:
+    """Return the remote traceback of a call that failed; its error in words if the worker sent none."""
+    source = verdict.source
+    trace = source.exception_traceback if isinstance(source, Status) else None
+    if source is not None and not isinstance(source, Status) and source.exception is not None:
+        trace = source.exception[2]
+    error = verdict.error or Exception()
+    return f"{type(error).__name__}: {text_of(error)}" if trace is None else trace
+
+
+def outcomes_of(ended: Iterable[CallState]) -> list[bytes]:
+    """Encode the outcomes of calls that have ended, in order."""
+    return [encoded(call_state.verdict_of(one) or Verdict()) for one in ended]
 
 
 def encoded(verdict: Verdict) -> bytes:

@@ -10,21 +10,31 @@ from pywren.system.coroutines import finished
 
 
 @dataclass(frozen=True)
-class Reduction:
-    """Calls a function with a list of the results of finished futures."""
+class Adapter:
+    """Calls a function with what one argument contains.
 
-    function: Callable[[list[Any]], Any]
+    Futures among the arguments of an adapter arrive as the values of their calls, and the adapter is not called at all
+    if one of these calls has failed. Functions that a program maps itself get finished futures, as in PyWren 0.4.
 
-    def __call__(self, futures: Sequence[Any]) -> Any:
-        """Call the function with the results; raise the exception of the first future that failed, if any did."""
-        return self.function([future.result() for future in futures])
+    Args:
+        function: the function.
+    """
+
+    function: Callable[..., Any]
 
 
 @dataclass(frozen=True)
-class Application:
-    """Calls a function with positional and keyword arguments that are sent together."""
+class Reduction(Adapter):
+    """Calls a function with a list of results."""
 
-    function: Callable[..., Any]
+    def __call__(self, results: list[Any]) -> Any:
+        """Call the function."""
+        return self.function(results)
+
+
+@dataclass(frozen=True)
+class Application(Adapter):
+    """Calls a function with positional and keyword arguments that are sent together."""
 
     def __call__(self, arguments: tuple[Sequence[Any], Mapping[str, Any]]) -> Any:
         """Call the function."""
@@ -33,10 +43,8 @@ class Application:
 
 
 @dataclass(frozen=True)
-class Spread:
+class Spread(Adapter):
     """Calls a function with the elements of its argument as positional arguments."""
-
-    function: Callable[..., Any]
 
     def __call__(self, arguments: Sequence[Any]) -> Any:
         """Call the function."""
@@ -44,10 +52,8 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Chunk:
+class Chunk(Adapter):
     """Calls a function once for each of several tuples of positional arguments."""
-
-    function: Callable[..., Any]
 
     def __call__(self, chunk: Sequence[Sequence[Any]]) -> list[Any]:
         """Call the function with each tuple of arguments, and return the results in order."""
@@ -87,6 +93,11 @@ class Initialized:
 
 
 _ADAPTERS = (Application, Spread, Chunk, Reduction, Initialized)
+
+
+def is_adapter(function: object) -> bool:
+    """Tell whether a function is one of these, around which pywren has put it; see ``Adapter``."""
+    return type(function) in _ADAPTERS
 
 
 def taken_apart(function: Any) -> tuple[tuple[object, ...], Any]:

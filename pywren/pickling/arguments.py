@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pywren.pickling.finished_futures import FinishedFuture
-from pywren.pickling.format import FUTURE, NAMES_FOLLOW, Names
+from pywren.pickling.format import FUTURE, NAMES_FOLLOW, VALUE, Names
 from pywren.pickling.packed import Packed, loads
 
 
@@ -18,6 +18,9 @@ def load_argument(packed: Packed, references: Sequence[bytes] = ()) -> Any:
     Args:
         packed: the argument.
         references: encoded outcomes of earlier calls; each future in the argument stands for one of them.
+
+    Raises:
+        BaseException: the error of an earlier call whose value is part of the argument.
     """
     return _ArgumentUnpickler(packed, references).load()
 
@@ -40,7 +43,10 @@ def load_with_names(packed: Packed, references: Sequence[bytes] = ()) -> tuple[A
 
 
 class _ArgumentUnpickler(pickle.Unpickler):
-    """Unpickles an argument and turns its references into finished futures; equal references become the same future."""
+    """Unpickles an argument and turns its references into finished futures, or into the values of these.
+
+    Equal references become the same future, or the same value.
+    """
 
     def __init__(self, packed: Packed, references: Sequence[bytes]) -> None:
         super().__init__(io.BytesIO(packed.data), buffers=packed.buffers)
@@ -49,8 +55,9 @@ class _ArgumentUnpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> Any:
         mark, place, callset_id, call_id = pid
-        if mark != FUTURE:
+        if mark not in (FUTURE, VALUE):
             raise pickle.UnpicklingError(f"unknown persistent id {pid!r}")
         if place not in self._futures:
             self._futures[place] = FinishedFuture(self._references[place], callset_id=callset_id, call_id=call_id)
-        return self._futures[place]
+        future = self._futures[place]
+        return future if mark == FUTURE else future.result()

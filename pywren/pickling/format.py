@@ -11,6 +11,9 @@ PROTOCOL = 5
 FUTURE = "pywren-future"
 """The first part of the persistent id of a reference to a future; the second is its index among the references."""
 
+VALUE = FUTURE + "-value"
+"""The first part of the persistent id of a future that arrives as the value of its call. It contains ``FUTURE``."""
+
 NAMES_FOLLOW = b"pywren-names"
 """The end of a pickle's data if a second pickle follows, which contains ``Names``."""
 
@@ -26,8 +29,13 @@ class StandIn(Protocol):
         """Return how a pickle rebuilds this object."""
 
 
+class ValuePlace(int):
+    """The index of a reference in whose place the value arrives, and not a finished future."""
+
+
 PersistentId = Callable[[Any], "int | StandIn | None"]
-"""Returns what to send in place of a future: the index of a reference, or a finished future by value.
+"""Returns what to send in place of a future: the index of a reference (``ValuePlace`` if the value is to arrive), or a
+finished future by value.
 
 It returns ``None`` for every object that is not a future.
 """

@@ -14,7 +14,7 @@ from typing import Any
 import cloudpickle
 
 from pywren.pickling.by_value import reducers
-from pywren.pickling.format import FUTURE, PROTOCOL, Names, PersistentId
+from pywren.pickling.format import FUTURE, PROTOCOL, VALUE, Names, PersistentId, ValuePlace
 from pywren.pickling.handmade import name_here
 from pywren.pickling.mentions import Mentions
 from pywren.pickling.remote_errors import (
@@ -106,7 +106,9 @@ class FuturesPickler(UserPickler):
         place = None if self.future_id is None else self.future_id(obj)
         if not isinstance(place, int):
             return None
-        return FUTURE, place, getattr(obj, "callset_id", None), getattr(obj, "call_id", None)
+        # A plain int, because the reader's pickle module would look up any other class by its name.
+        mark = VALUE if isinstance(place, ValuePlace) else FUTURE
+        return mark, int(place), getattr(obj, "callset_id", None), getattr(obj, "call_id", None)
 
 
 def _refuse_file(file: io.TextIOWrapper) -> None:

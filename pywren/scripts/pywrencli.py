@@ -419,9 +419,11 @@ def cleanup_all(filename: str | None, force: bool, dry_run: bool, yes: bool) -> 
 def gc(filename: str | None, older_than: str, dry_run: bool, yes: bool) -> None:
     """Delete old callsets and old records of failed calls."""
     from pywren.cloud.garbage import find_garbage
+    from pywren.wire.function import REUSED_FOR
 
     config, age = load_config(filename), parse_age(older_than)
-    longest = wrenconfig.setting(config, "lambda.event_age") + wrenconfig.setting(config, "lambda.timeout")
+    # A call may use a function that was stored for an earlier callset.
+    longest = wrenconfig.setting(config, "lambda.event_age") + wrenconfig.setting(config, "lambda.timeout") + REUSED_FOR
     if age < longest and not (yes or dry_run):
         raise click.ClickException(
             f"calls made in the last {longest / 3600:.1f} hours may still be running: choose a greater age, or add "

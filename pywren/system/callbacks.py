@@ -33,9 +33,14 @@ _STANDING_BY = 2  # one thread that runs callbacks, and one that takes over when
 
 
 class Callbacks:
-    """A queue of callbacks and the daemon threads that run them. No thread exists before ``expect``."""
+    """A queue of callbacks and the daemon threads that run them. No thread exists before ``expect``.
 
-    def __init__(self) -> None:
+    Args:
+        name: the name of the threads.
+    """
+
+    def __init__(self, name: str = "pywren-callbacks") -> None:
+        self._name = name
         self._reset()
 
     def _reset(self) -> None:
@@ -91,7 +96,7 @@ class Callbacks:
     def _start(self, count: int) -> None:
         for started in range(count):
             try:
-                threading.Thread(target=self._serve, name="pywren-callbacks", daemon=True).start()
+                threading.Thread(target=self._serve, name=self._name, daemon=True).start()
             # Since Python 3.12 no thread can start once the interpreter is shutting down: that is why expect() starts
             # them early.
             except RuntimeError:  # there are too many threads, or the interpreter is shutting down
@@ -164,8 +169,19 @@ class Callbacks:
             self._changed.notify_all()
 
 
+def restart_in_child(queue: Callbacks) -> None:
+    """Have a queue start over in each forked child. What is queued runs in the parent only.
+
+    Args:
+        queue: a queue that lives as long as the process.
+    """
+    if hasattr(os, "register_at_fork"):
+        # The child has none of the threads, and another thread of the parent may have held the lock.
+        os.register_at_fork(after_in_child=queue._reset)
+
+
 callbacks = Callbacks()
-"""The only queue of this process."""
+"""The queue of the program's own callbacks."""
 
 
 def _finish_at_exit() -> None:
@@ -180,7 +196,4 @@ def _finish_at_exit() -> None:
 
 # This is registered before any pool registers its own end, so it runs after that: by then all outcomes have arrived.
 atexit.register(_finish_at_exit)
-if hasattr(os, "register_at_fork"):
-    # The child has none of these threads, and another thread of the parent may have held the lock. What is queued runs
-    # in the parent only.
-    os.register_at_fork(after_in_child=callbacks._reset)
+restart_in_child(callbacks)

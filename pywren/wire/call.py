@@ -13,7 +13,7 @@ from pywren.wire.references import Reference, decode_reference, reference_lists
 ASYNC_PAYLOAD_LIMIT = 1_000_000
 """The largest payload of an asynchronous Lambda invocation, in bytes: 1 MB (AWS Lambda quotas, 2026)."""
 
-FORMAT = 2
+FORMAT = 3
 """The format of payloads, statuses and staged objects. Raise it with every change that older workers or clients would
 misread. Payloads without a format have format 1."""
 

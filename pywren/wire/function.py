@@ -8,6 +8,10 @@ from dataclasses import dataclass, field
 from pywren.exceptions import DecodeError
 from pywren.wire.reading import dump, split_header
 
+REUSED_FOR = 3600.0
+"""Seconds for which a client uses a stored function again for other callsets. Lifecycle rules delete objects after a
+number of days, of which this hour is a small part."""
+
 
 @dataclass(frozen=True)
 class StagedFunction:

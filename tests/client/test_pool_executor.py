@@ -499,7 +499,7 @@ def test_under_asyncio(pool):
 
 
 def test_a_callback_may_submit_while_another_thread_does(pool, tmp_path):
-    """A submit that waits for a future among its arguments does not delay others, and a shutdown waits for it."""
+    """A submit that waits for a future that its function refers to does not delay others, nor their callbacks."""
     held = [pool.submit(hostile.holds_until, str(tmp_path / name), str(tmp_path / f"gate-{name}")) for name in "ab"]
     submitted, submitting, called_back = [], threading.Event(), threading.Event()
 
@@ -514,7 +514,7 @@ def test_a_callback_may_submit_while_another_thread_does(pool, tmp_path):
         submitting.set()
         return make(function, items)
 
-    waiting = threading.Thread(target=lambda: submitted.append(pool.submit(type, held[1])))
+    waiting = threading.Thread(target=lambda: submitted.append(pool.submit(lambda: held[1].result())))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pool._executor, "map", map_of)
         waiting.start()

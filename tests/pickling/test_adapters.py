@@ -9,31 +9,9 @@ import pytest
 from pywren.pickling.adapters import Application, Chunk, Reduction, Spread
 
 
-class Finished:
-    """A finished future as a worker sees it."""
-
-    def __init__(self, value=None, error=None):
-        self.value, self.error = value, error
-
-    def result(self):
-        if self.error is not None:
-            raise self.error
-        return self.value
-
-
-def test_reduction_calls_with_the_results():
+def test_reduction_takes_a_list_of_results():
     """The function gets the list of results, in order."""
-    assert Reduction(list)([Finished(1), Finished(2)]) == [1, 2]
-
-
-def test_reduction_raises_the_first_failure():
-    """The function is not called when an input failed."""
-
-    def never(results):
-        pytest.fail("called")
-
-    with pytest.raises(OSError, match="first"):
-        Reduction(never)([Finished(1), Finished(error=OSError("first")), Finished(error=ValueError("second"))])
+    assert Reduction(list)([1, 2]) == [1, 2]
 
 
 def test_application_takes_both_kinds_of_arguments():

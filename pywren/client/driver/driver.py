@@ -23,13 +23,13 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import NamedTuple
 
 from pywren.client.driver.calls import AttemptRecord, CallRecord, Phase
 from pywren.client.driver.capacity import room
 from pywren.client.driver.policy import Policy
-from pywren.client.driver.record import CallsetRecord, Counts
+from pywren.client.driver.record import FOLLOWING, CallsetRecord, Counts
 from pywren.client.driver.retrying import Again, Over, after, described
 from pywren.client.driver.service import Service, Waker
 from pywren.client.driver.stragglers import stragglers
@@ -47,6 +47,10 @@ _THROTTLED_PAUSE = 1.0  # the most seconds before a throttled attempt is offered
 
 CANCELLED, OUTRUN = "the call was cancelled", "another attempt ended first"
 """The errors of attempts that were cancelled with their call, or because another attempt brought the outcome."""
+
+
+FOLLOWS = "the futures among the arguments are not done"
+"""Why a call is held that follows others."""
 
 
 class Attempt(NamedTuple):
@@ -111,6 +115,7 @@ class Driver:
         clock: returns monotonic seconds, if the callset is alone.
         jitter: returns a random number in [0, 1).
         first_attempt: the number of the first attempt of each call.
+        following: those of the calls that are held until ``let_go``, because they follow other calls.
     """
 
     def __init__(
@@ -122,6 +127,7 @@ class Driver:
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
         first_attempt: int = 1,
+        following: Container[str] = (),
     ) -> None:
         self.policy = policy
         self.waker: Waker | None = None
@@ -131,7 +137,7 @@ class Driver:
         self._join(service or Service(clock))
         self._made = self._now()
         with self._lock:
-            self._record = CallsetRecord(call_ids, self._service)
+            self._record = CallsetRecord(call_ids, self._service, following)
 
     def _join(self, service: Service) -> None:
         self._service, self._clock, self._now = service, service.clock, service.now
@@ -167,6 +173,8 @@ class Driver:
             call = self._record.first_held()
             if call is None:
                 return None
+            if call.due == FOLLOWING:
+                return Later(None, FOLLOWS)
             wait = call.due - self._clock()
             if wait > 0.0:
                 return Later(wait)
@@ -178,6 +186,17 @@ class Driver:
             if self.waker is not None:
                 self._service.wait_for_room(self.waker)
             return Later(None, space.reason)
+
+    def let_go(self, call_id: str) -> bool:
+        """Let a call go that has followed others. Return False if it is not held any more, because it was ended."""
+        with self._lock:
+            call = self._record.calls[call_id]
+            if call.phase is not Phase.HELD or call.due != FOLLOWING:
+                return False
+            self._made = self._now()  # the service had nothing to accept of this call before: see shut_out()
+            self._record.hold(call, self._clock())
+            self.changed.notify_all()
+            return True
 
     def to_wake(self) -> list[Callable[[], object]]:
         """Return functions to call, without a lock, because calls of other callsets have waited for room."""
@@ -433,7 +452,7 @@ class Driver:
         """Return the calls in the queue if the service accepts nothing any more.
 
         It has accepted nothing, of this callset or another, for longer than an attempt can live. So the calls do not
-        wait for others to end.
+        wait for others to make room. Those that follow other calls are not among them.
 
         Args:
             grace: seconds that a status may take to arrive.
@@ -444,7 +463,7 @@ class Driver:
         with self._lock:
             if self._now() - max(self._made, self._service.last_accepted) <= longest:
                 return []
-            return [one.call_id for one in self._record.calls.values() if one.phase is Phase.HELD]
+            return [one.call_id for one in self._held() if one.due != FOLLOWING]
 
     # -- for readers ---------------------------------------------------------------------------------------------
 
@@ -490,6 +509,9 @@ class Driver:
         self._service.add(self._record)
 
     # -- inside, with the lock held ------------------------------------------------------------------------------
+
+    def _held(self) -> Iterable[CallRecord]:
+        return (one for one in self._record.calls.values() if one.phase is Phase.HELD)
 
     def _find(self, call_id: str, number: int) -> tuple[CallRecord, AttemptRecord]:
         """Return the records of a call and an attempt; make them if this driver did not invoke the attempt itself."""

@@ -7,12 +7,16 @@ driver holds that lock. Progress, summaries and timelines read it through ``Driv
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+import math
+from collections.abc import Container, Iterable
 from typing import NamedTuple
 
 from pywren.client.driver.calls import AttemptRecord, CallRecord, Phase
 from pywren.client.driver.service import Histogram, Service, Share
 from pywren.wire.cause import Cause
+
+FOLLOWING = math.inf
+"""When a call is due that follows others: not before they have ended, which no clock tells."""
 
 
 class Counts(NamedTuple):
@@ -34,17 +38,23 @@ class CallsetRecord(Share):
     Args:
         call_ids: the calls, all of them held.
         service: what this callset shares with others.
+        following: those of the calls that follow others, and are not due before ``let_go``.
     """
 
-    def __init__(self, call_ids: Iterable[str], service: Service) -> None:
+    def __init__(self, call_ids: Iterable[str], service: Service, following: Container[str] = ()) -> None:
         super().__init__()
         self.service = service
         self.calls: dict[str, CallRecord] = {call_id: CallRecord(call_id) for call_id in call_ids}
+        for call_id, call in self.calls.items() if following else ():
+            call.due = FOLLOWING if call_id in following else 0.0
         self.in_phase[Phase.HELD] = len(self.calls)
         self.failed = self.retried = 0
         # ``(due, order, call_id)``; the order keeps calls that are due at the same time in the order of the map.
         # An entry whose call is not held any more, or is due at another time, is skipped when it is taken out.
-        self.queue: list[tuple[float, int, str]] = [(0.0, order, one) for order, one in enumerate(self.calls)]
+        self.queue: list[tuple[float, int, str]] = [
+            (call.due, order, one) for order, (one, call) in enumerate(self.calls.items())
+        ]
+        heapq.heapify(self.queue)
         self._order = len(self.queue)
         self.durations = Histogram()
         service.add(self)

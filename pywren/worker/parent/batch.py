@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from pywren.pickling.packed import Packed
@@ -97,10 +97,14 @@ class Batch:
         # Calls that a second process has been given while the first had them. Their results say which process it was.
         self.doubled: set[int] = set()
         self.collected: list[tuple[int, RunResult]] = []
+        # Calls that wait for ``let_go``, because their references are not known yet.
+        self.held: set[int] = set()
         self._cursor = 0  # the first call that was never given to a child
         self._returned: deque[int] = deque()  # calls that were taken back from a child
 
-    def add(self, arguments: Sequence[Packed], references: Sequence[Sequence[bytes]] | None) -> None:
+    def add(
+        self, arguments: Sequence[Packed], references: Sequence[Sequence[bytes]] | None, held: Collection[int] = ()
+    ) -> None:
         """Add calls to the batch, with snapshots of the arguments, because the caller may change them later."""
         limit = frames.INLINE_LIMIT
         # No lock is held here, on purpose: copying gigabytes must stop neither the pump nor other callers.
@@ -108,14 +112,9 @@ class Batch:
             packed.data if not packed.buffers and len(packed.data) <= limit else self._snapshot(packed)
             for packed in arguments
         ]
-        if references is not None:
-            for index, needed in enumerate(references):
-                if needed:
-                    entry = self.entries[index]
-                    # References travel only in the second form, which the child tells from the first by its type
-                    # (``PoolChild._run``).
-                    where = [entry] if type(entry) is bytes else entry[0]
-                    self.entries[index] = (where, list(needed))
+        for index, needed in enumerate(references or ()):
+            self._refer(index, needed)
+        self.held.update(held)
         self.remaining = len(self.entries)
         self.done = bytearray(self.remaining)
 
@@ -124,6 +123,20 @@ class Batch:
         self.entries.append(argument)
         self.done.append(0)
         self.remaining += 1
+
+    def _refer(self, index: int, references: Sequence[bytes]) -> None:
+        if references:
+            entry = self.entries[index]
+            # References travel only in the second form, which the child tells from the first by its type
+            # (``PoolChild._run``).
+            where = [entry] if type(entry) is bytes else entry[0]
+            self.entries[index] = (where, list(references))
+
+    def let_go(self, index: int, references: Sequence[bytes]) -> bool:
+        """Let a call go that was held. Return whether it must be queued, because its turn has passed."""
+        self.held.remove(index)
+        self._refer(index, references)
+        return index < self._cursor
 
     def _snapshot(self, packed: Packed) -> Entry:
         segments = packed_segments(packed)
@@ -158,7 +171,7 @@ class Batch:
 
     @property
     def waiting(self) -> int:
-        """How many calls no child holds, at most: cancelled calls are included until ``take`` skips them."""
+        """How many calls no child holds, at most: cancelled and held calls are included until ``take`` skips them."""
         return len(self._returned) + len(self.entries) - self._cursor
 
     def is_returned(self, index: int) -> bool:
@@ -182,7 +195,7 @@ class Batch:
         size = 0
         while self._cursor < len(self.entries) and len(indices) < count and size < _INLINE_AHEAD_BYTES:
             index, self._cursor = self._cursor, self._cursor + 1
-            if not self.done[index]:
+            if not self.done[index] and index not in self.held:
                 entry = self.entries[index]
                 size += len(entry) if type(entry) is bytes else _BIG_ENTRY_BYTES
                 indices.append(index)

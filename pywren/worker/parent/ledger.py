@@ -118,6 +118,15 @@ class Ledger:
                 if batch not in self.queue:
                     self.queue.appendleft(batch)
 
+    def let_go(self, batch: Batch, index: int, references: Sequence[bytes]) -> None:
+        """Let a call go that was held, unless it has ended. It comes before all other calls: others may follow it."""
+        if self.has_ended(batch, index):
+            batch.held.discard(index)
+        elif batch.let_go(index, references):
+            self.requeue([batch.number << TICKET_SHIFT | index])
+        elif batch not in self.queue:
+            self.queue.appendleft(batch)
+
     # -- results -----------------------------------------------------------------------------------------------
 
     def finish(self, batch: Batch, index: int, result: RunResult) -> None:

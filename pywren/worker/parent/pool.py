@@ -40,7 +40,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar
 
 from pywren.exceptions import ConfigError, ShutdownError
@@ -211,6 +211,7 @@ class LocalPool:
         repeats: Repeats = Repeats.NEVER,
         most_processes: int | None = None,
         on_tick: OnStart | None = None,
+        held: Collection[int] = (),
     ) -> Batch:
         """Run a function for every argument in worker processes, and return immediately.
 
@@ -231,6 +232,7 @@ class LocalPool:
             repeats: which failed calls may run again.
             most_processes: the most processes that hold calls of this batch at the same time; ``None`` for no limit.
             on_tick: called with 0 every ``TICK_SECONDS`` while calls are outstanding, on the pump's thread.
+            held: the calls that must wait for ``let_go``.
 
         Raises:
             OSError: no process can be started, or there is no room for the arguments.
@@ -241,7 +243,7 @@ class LocalPool:
         key, frame = self._functions.encode(function)
         rules = (repeats, most_processes, on_tick)
         batch = Batch(function, key, frame, extra_env or {}, timeout, shown, on_start, on_results, *rules)
-        batch.add(args, references)
+        batch.add(args, references, held)
         with self._lock:
             self._require_open()
             # Start before adding: if no process can be started, the error leaves no call behind in the ledger.
@@ -288,6 +290,19 @@ class LocalPool:
         starts = self._feeder.feed(time.monotonic())
         self._pump.wake_if_late()
         return starts
+
+    def let_go(self, batch: Batch, index: int, references: Sequence[bytes]) -> None:
+        """Let a call run that was held, unless it has ended. The pool need not be open: it was accepted before.
+
+        Args:
+            batch: the batch of the call.
+            index: the call.
+            references: the encoded outcomes that the futures in its argument stand for.
+        """
+        with self._lock:
+            self._ledger.let_go(batch, index, references)
+            starts = self._feed()
+        announce(starts)  # without the lock, as in submit()
 
     def cancel(self, batch: Batch, index: int, *, running: bool = True) -> bool:
         """Cancel a call. A waiting call never runs; a running call is killed with its process.

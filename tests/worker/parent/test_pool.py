@@ -21,6 +21,7 @@ from child_processes import WAIT, error, is_alive, value, wait_until
 
 from pywren.exceptions import ConfigError, InvocationError
 from pywren.pickling.packed import Packed, dumps, loads
+from pywren.wire.outcome import Outcome
 from pywren.worker.parent.pool import LocalPool
 from pywren.worker.task import Function, RunResult, Stop, Task
 
@@ -1087,3 +1088,42 @@ def test_cancelling_thousands_of_calls_blocks_none_that_come_later(pool: LocalPo
         for index in range(10_000):
             pool.cancel(calls.batch, index)
         assert Calls(pool, lambda x: x, [1, 2, 3]).values() == [1, 2, 3]
+
+
+# -- calls that are held -------------------------------------------------------------------------------------------
+
+
+def test_calls_that_are_held(pool):
+    """A call that is held does not run before ``let_go``, whether its turn has come or not; the others do."""
+    first, count = Outcome(True, dumps(40).data).encode(), 6
+    futures = [dumps(n) for n in range(count)]
+    calls = Calls(pool, lambda n: n * 10, futures, held=[0, 1, 4, 5])
+    assert wait_until(lambda: len(calls.results) == 2)
+    assert sorted(calls.results) == [2, 3]
+    assert pool.cancel(calls.batch, 1)
+    pool.let_go(calls.batch, 1, [first])  # it was cancelled
+    for index in (0, 4, 5):
+        pool.let_go(calls.batch, index, [first])
+    assert wait_until(lambda: len(calls.results) == count)
+    assert [value(calls.results[index]) for index in (0, 2, 3, 4, 5)] == [0, 20, 30, 40, 50]
+    assert calls.results[1].failure.kind == "CallCancelledError"
+    assert calls.twice == []
+
+
+def test_a_call_is_let_go_before_its_turn(pool, tmp_path):
+    """A call may be let go while those before it in its batch still wait."""
+    gate = tmp_path / "gate"
+
+    def wait_for(path):
+        import os
+        import time
+
+        while path and not os.path.exists(path):
+            time.sleep(0.01)
+        return path
+
+    calls = Calls(pool, wait_for, [str(gate)] * 4 + [""], held=[4])
+    pool.let_go(calls.batch, 4, [])
+    gate.touch()
+    assert wait_until(lambda: len(calls.results) == 5)
+    assert calls.twice == []

@@ -7,6 +7,7 @@ results. ``PoolExecutor.map``, ``Executor.imap`` and ``Executor.imap_unordered``
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import sys
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Generic
 from pywren.client import waiting
 from pywren.client.call_state import is_done, verdict_of
 from pywren.client.typevars import T
-from pywren.exceptions import ArgumentError
+from pywren.exceptions import ArgumentError, StorageError
 from pywren.system import shutdown
 from pywren.wait import cancel_each
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from pywren.future import ResponseFuture
+
+logger = logging.getLogger(__name__)
 
 Make = Callable[[list[Any]], "Sequence[ResponseFuture]"]
 """Makes calls: takes their items, and returns one future for each."""
@@ -272,9 +275,15 @@ class Results(Generic[T]):
         try:
             result: T = future.result()
         except BaseException:
-            self._calls.cancel()
+            self._cancel_others()
             raise
         return result
+
+    def _cancel_others(self) -> None:
+        try:
+            self._calls.cancel()
+        except StorageError as error:  # the program is about to hear of something that concerns it more
+            logger.warning("a call of a stream has failed, and the others could not be cancelled: %s", error)
 
 
 def stop_waiting(futures: Iterable[ResponseFuture]) -> None:

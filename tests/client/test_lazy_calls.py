@@ -215,6 +215,19 @@ class TestErrors:
         assert all(future.cancelled() for future in stream.made[1:])
         assert list(results) == []
 
+    def test_a_call_that_fails_while_the_storage_does(self, stream, monkeypatch, caplog):
+        """The call's error is what the program gets, and a warning says that the others go on."""
+        results = Results(stream.calls(range(10), 3))
+        settle(stream.made[0], error=ValueError("bad item"))
+
+        def cannot(future):
+            raise StorageError("no network")
+
+        monkeypatch.setattr(stream.origin, "cancel", cannot)
+        with pytest.raises(ValueError, match="bad item"):
+            next(results)
+        assert "could not be cancelled: no network" in caplog.text
+
     def test_a_call_that_fails_among_others(self, stream):
         """With ``return_exceptions`` its error takes the place of the result, and the stream goes on."""
         results = Results(stream.calls(range(3), 3), return_exceptions=True)

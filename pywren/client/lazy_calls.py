@@ -252,10 +252,10 @@ class Results(Generic[T]):
             self._calls.stop_waiting()  # one Ctrl-C must be enough
         self.close()
 
-    def __del__(self) -> None:
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:  # module globals may be gone
         # On whichever thread drops the iterator last, as with a generator. Not if __init__ was interrupted, nor while
         # the interpreter ends: it has waited for what runs on this machine, and starts no threads any more.
-        if "_inside" in self.__dict__ and not sys.is_finalizing():
+        if "_inside" in self.__dict__ and not is_finalizing():
             self.close()
 
     def _enter(self) -> None:

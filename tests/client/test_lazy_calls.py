@@ -7,7 +7,9 @@ import itertools
 import multiprocessing
 import os
 import pickle
+import subprocess
 import sys
+import textwrap
 import threading
 import time
 import weakref
@@ -339,6 +341,20 @@ class TestResults:
         """An iterator belongs to its process."""
         with pytest.raises(TypeError):
             pickle.dumps(Results(stream.calls(range(2), 2)))
+
+    def test_at_the_end_of_a_program(self, tmp_path):
+        """A program that ends with a half-used iterator ends without a word, after the calls that were made."""
+        program = """
+            import pywren
+            pwex = pywren.local_executor()
+            ordered = pwex.imap(abs, iter(int, 1), window=3)
+            unordered = pwex.imap_unordered(abs, iter(int, 1), window=3)
+            print(next(ordered), next(unordered))
+        """
+        run = [sys.executable, "-W", "error", "-c", textwrap.dedent(program)]
+        environment = {**os.environ, "PYWREN_HOME": str(tmp_path)}
+        done = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=WAIT, check=False)
+        assert (done.stdout, done.stderr, done.returncode) == ("0 0\n", "", 0)
 
     @pytest.mark.skipif(sys.platform != "linux", reason="forks")
     @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")

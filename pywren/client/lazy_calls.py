@@ -7,6 +7,7 @@ results. ``PoolExecutor.map``, ``Executor.imap`` and ``Executor.imap_unordered``
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import sys
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Generic
 from pywren.client import waiting
 from pywren.client.call_state import is_done, verdict_of
 from pywren.client.typevars import T
-from pywren.exceptions import ArgumentError
+from pywren.exceptions import ArgumentError, StorageError
 from pywren.system import shutdown
 from pywren.wait import cancel_each
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from pywren.future import ResponseFuture
+
+logger = logging.getLogger(__name__)
 
 Make = Callable[[list[Any]], "Sequence[ResponseFuture]"]
 """Makes calls: takes their items, and returns one future for each."""
@@ -249,10 +252,10 @@ class Results(Generic[T]):
             self._calls.stop_waiting()  # one Ctrl-C must be enough
         self.close()
 
-    def __del__(self) -> None:
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:  # module globals may be gone
         # On whichever thread drops the iterator last, as with a generator. Not if __init__ was interrupted, nor while
         # the interpreter ends: it has waited for what runs on this machine, and starts no threads any more.
-        if "_inside" in self.__dict__ and not sys.is_finalizing():
+        if "_inside" in self.__dict__ and not is_finalizing():
             self.close()
 
     def _enter(self) -> None:
@@ -272,9 +275,15 @@ class Results(Generic[T]):
         try:
             result: T = future.result()
         except BaseException:
-            self._calls.cancel()
+            self._cancel_others()
             raise
         return result
+
+    def _cancel_others(self) -> None:
+        try:
+            self._calls.cancel()
+        except StorageError as error:  # the program is about to hear of something that concerns it more
+            logger.warning("a call of a stream has failed, and the others could not be cancelled: %s", error)
 
 
 def stop_waiting(futures: Iterable[ResponseFuture]) -> None:

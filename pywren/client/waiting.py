@@ -124,7 +124,9 @@ class Arrivals(_Waiter):
     def __init__(self) -> None:
         super().__init__()
         self._ended: deque[CallState] = deque()
-        self._pending: set[CallState] = set()  # used by the taking thread only: those that it has not taken yet
+        # Those that were not taken yet; only the taking thread uses it. The waiter stays installed in those that were
+        # taken: they are done, so nobody looks at their waiters any more.
+        self._pending: set[CallState] = set()
         self._is_asleep = False  # under ``_lock``: the gate is opened only for a thread that sleeps, so once each time
 
     def __len__(self) -> int:
@@ -154,7 +156,7 @@ class Arrivals(_Waiter):
         shutdown.go_on()
         try:
             if not self._ended:
-                with self._lock:  # trouble of an earlier wait is over, since futures have ended after it
+                with self._lock:  # a new wait, which hears only of polls that begin from now on and fail
                     self.trouble, self.began = None, time.monotonic()
                 _wait(self, timeout, self._pending)
         except KeyboardInterrupt:

@@ -7,7 +7,9 @@ import itertools
 import multiprocessing
 import os
 import pickle
+import subprocess
 import sys
+import textwrap
 import threading
 import time
 import weakref
@@ -215,6 +217,19 @@ class TestErrors:
         assert all(future.cancelled() for future in stream.made[1:])
         assert list(results) == []
 
+    def test_a_call_that_fails_while_the_storage_does(self, stream, monkeypatch, caplog):
+        """The call's error is what the program gets, and a warning says that the others go on."""
+        results = Results(stream.calls(range(10), 3))
+        settle(stream.made[0], error=ValueError("bad item"))
+
+        def cannot(future):
+            raise StorageError("no network")
+
+        monkeypatch.setattr(stream.origin, "cancel", cannot)
+        with pytest.raises(ValueError, match="bad item"):
+            next(results)
+        assert "could not be cancelled: no network" in caplog.text
+
     def test_a_call_that_fails_among_others(self, stream):
         """With ``return_exceptions`` its error takes the place of the result, and the stream goes on."""
         results = Results(stream.calls(range(3), 3), return_exceptions=True)
@@ -326,6 +341,20 @@ class TestResults:
         """An iterator belongs to its process."""
         with pytest.raises(TypeError):
             pickle.dumps(Results(stream.calls(range(2), 2)))
+
+    def test_at_the_end_of_a_program(self, tmp_path):
+        """A program that ends with a half-used iterator ends without a word, after the calls that were made."""
+        program = """
+            import pywren
+            pwex = pywren.local_executor()
+            ordered = pwex.imap(abs, iter(int, 1), window=3)
+            unordered = pwex.imap_unordered(abs, iter(int, 1), window=3)
+            print(next(ordered), next(unordered))
+        """
+        run = [sys.executable, "-W", "error", "-c", textwrap.dedent(program)]
+        environment = {**os.environ, "PYWREN_HOME": str(tmp_path)}
+        done = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=WAIT, check=False)
+        assert (done.stdout, done.stderr, done.returncode) == ("0 0\n", "", 0)
 
     @pytest.mark.skipif(sys.platform != "linux", reason="forks")
     @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")

@@ -155,7 +155,7 @@ def _submodules(function: types.FunctionType, variables: Mapping[str, Any]) -> t
     found = {}
     for package in packages:
         prefix = package.__name__ + "."
-        for name, module in list(sys.modules.items()):  # a copy, because other threads may import
+        for name, module in sys.modules.copy().items():  # a copy, because other threads, and destructors, may import
             is_used = name.startswith(prefix) and used.issuperset(name[len(prefix) :].split("."))
             if is_used and isinstance(module, types.ModuleType):
                 found[name] = module

@@ -130,7 +130,7 @@ class Condition:
         self._finders = len(sys.meta_path), len(sys.path_hooks)
         self._all = [
             (module.__dict__, dict(module.__dict__))
-            for name, module in list(sys.modules.items())
+            for name, module in sys.modules.copy().items()
             if type(module) is ModuleType and _is_of_python(name)
         ]
         self.count_modules()

@@ -120,8 +120,9 @@ def runtime_directories(runtime: str) -> list[str]:
 def _modules_in(directory: str) -> list[str]:
     """Return the names of the loaded modules whose file or package is in a directory."""
     found = []
-    # A copy, because a library's thread, or a ``__path__`` that is computed here, may import.
-    for name, module in list(sys.modules.items()):
+    # A copy, because a library's thread, or a ``__path__`` that is computed here, may import. Not list(), which makes
+    # tuples: that may run the garbage collector, and a destructor may import while the list is being made.
+    for name, module in sys.modules.copy().items():
         places = [getattr(module, "__file__", None)]
         try:
             places += list(getattr(module, "__path__", None) or ())

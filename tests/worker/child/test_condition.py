@@ -566,6 +566,14 @@ def keeping(number: Any) -> None:
     FACTOR = number
 
 
+async def on_a_loop(number: int) -> int:
+    return number
+
+
+def through_another(number: int) -> Any:
+    return on_a_loop(number)
+
+
 @pytest.mark.parametrize(
     "function", [scaled, summed, closing_over(1), closing_over("text"), closing_over(scaled), count]
 )
@@ -582,6 +590,8 @@ def test_functions_that_only_compute_are_inert(function: Callable[..., Any]) -> 
         defining,
         setting,
         keeping,
+        on_a_loop,
+        through_another,
         closing_over([]),
         closing_over(os),
         use,
@@ -590,7 +600,7 @@ def test_functions_that_only_compute_are_inert(function: Callable[..., Any]) -> 
     ],
 )
 def test_functions_that_reach_out_are_not(function: Callable[..., Any]) -> None:
-    """A function that imports, sets attributes or globals, holds mutable objects or reaches frames is not harmless."""
+    """Not harmless: importing, setting attributes or globals, mutable objects, frames, and event loops."""
     assert not is_inert(function)
 
 

@@ -24,11 +24,10 @@ import pywren
 import pywren.testing
 from pywren.exceptions import CallError
 
-pytest.importorskip("test.support", reason="this Python was installed without its own tests")
+package = pytest.importorskip("test.test_concurrent_futures", reason="this Python has come without its own tests")
 
 
 def _modules() -> list[ModuleType]:
-    package = importlib.import_module("test.test_concurrent_futures")
     if not hasattr(package, "__path__"):
         return [package]  # Python 3.10 and 3.11
     names = ("executor", "util", "test_wait", "test_as_completed", "test_shutdown", "test_init", "test_deadlock")

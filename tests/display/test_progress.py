@@ -302,7 +302,7 @@ def test_one_map_that_wants_a_bar_is_enough(terminal):
 def test_another_value_is_refused_at_once(wrong):
     """The error names the three values."""
     with pytest.raises(ArgumentError, match=r"progress is .*; it must be True, False or 'auto'"):
-        pywren.wait([], progress=wrong)
+        pywren.wait([], pywren.ALWAYS, progress=wrong)
     with pywren.local_executor() as executor, pytest.raises(ArgumentError, match="True, False or 'auto'"):
         executor.map(abs, [1], progress=wrong)
 

@@ -171,7 +171,9 @@ def _install(countdown: _Countdown, futures: Sequence[CallState]) -> list[CallSt
     return waiting
 
 
-def _wait(countdown: _Countdown, timeout: float | None, futures: Sequence[CallState], watcher: Watcher | None) -> None:
+def _wait(
+    countdown: _Countdown, timeout: float | None, futures: Sequence[CallState], watcher: Watcher | None = None
+) -> None:
     """Wait until the countdown ends. Every ``SILENCE`` seconds, let the origins report why no results arrive."""
     now = time.monotonic()
     end = math.inf if timeout is None else now + float(min(timeout, threading.TIMEOUT_MAX))

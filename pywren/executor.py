@@ -139,7 +139,7 @@ class Executor(MoreVerbs):
     def __getattr__(self, name: str) -> Any:
         # Python calls this for a missing attribute. An executor that was just unpickled lacks all attributes.
         recipe = self.__dict__.get("_recipe")
-        if recipe is None or name.startswith("__"):
+        if recipe is None or name.startswith(("__", "_repr_", "_ipython_")):  # notebooks ask for such names
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         # Two threads may both do this; both then have a complete executor. A lock would be held during requests.
         self.__init__(*recipe)  # type: ignore[misc]

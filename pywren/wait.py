@@ -59,15 +59,16 @@ def wait(
     # A future that is listed twice would be counted twice, and the countdown would end too early. By identity: copies
     # of one future are counted separately.
     distinct = list({id(item): item for item in futures}.values())
+    watcher = Progress(distinct, progress)
     if return_when == ALWAYS:
         # On this thread, without sleeping. If the monitor is polling the same callset right now, take what is known.
         waiting.poll([item for item in distinct if not call_state.is_done(item)])
     elif return_when == ALL_COMPLETED:
-        with Progress(distinct, progress) as watcher:
+        with watcher:
             waiting.await_all(distinct, timeout, watcher=watcher)
     elif return_when == ANY_COMPLETED:
         # min(): with no futures at all, waiting for one of them would never end.
-        with Progress(distinct, progress) as watcher:
+        with watcher:
             waiting.await_all(distinct, timeout, at_least=min(1, len(distinct)), watcher=watcher)
     else:
         raise ArgumentError(f"return_when is {return_when!r}; it must be pywren.ALL_COMPLETED, ANY_COMPLETED or ALWAYS")

@@ -68,11 +68,11 @@ def test_the_metadata(metadata: email.message.Message) -> None:
 
 @pytest.mark.slow
 def test_plain_requirements_are_few(metadata: email.message.Message) -> None:
-    """Without extras, six packages are required; the extras are those in the documentation."""
+    """Without extras, seven packages are required; the extras are those in the documentation."""
     required = [item for item in metadata.get_all("Requires-Dist", []) if "extra ==" not in item]
     names = {re.split(r"[<>=!~ \[;]", item)[0].lower() for item in required}
-    assert names == {"boto3", "botocore", "click", "cloudpickle", "pyyaml", "tblib"}
-    assert {"testing", "examples", "test"} <= set(metadata.get_all("Provides-Extra", []))
+    assert names == {"boto3", "botocore", "click", "cloudpickle", "pyyaml", "tblib", "tqdm"}
+    assert {"testing", "examples", "plots", "test"} <= set(metadata.get_all("Provides-Extra", []))
 
 
 @pytest.mark.slow

@@ -135,7 +135,7 @@ class LocalCallset:
         self._joining = threading.Lock()
         self._joins_until = 0.0
         self._function: Packed | None = None
-        self._total = 0
+        self._returned = 0  # how many calls have returned a value; only the pump writes it
         self._sharing = threading.Lock()
         # ``_sharing`` guards the next three. The pump peeks at ``_shared`` without it; _on_results() says why that is
         # safe.
@@ -212,7 +212,6 @@ class LocalCallset:
                 self._futures.pop(index, None)
         if not is_added:
             return None
-        self._total = index + 1
         self._batch = batch  # the pump may have found no future in between, and cleared it
         sent = self._sent
         if sent is not None:
@@ -256,6 +255,8 @@ class LocalCallset:
             return
         if batch is not None:
             self._pool.cancel(batch, index, running=False)
+        if verdict.error is not None:
+            self.callset.note_failure(call_id, verdict.error)
         call_state.settle([(one, verdict)])
         self._store_if_known(one)
 
@@ -338,7 +339,9 @@ class LocalCallset:
             for one, verdict in verdicts:
                 self._store_if_shared(one.call_id, verdict)
         for one, verdict in verdicts:
-            if verdict.error is not None:
+            if verdict.error is None:
+                self._returned += 1
+            else:
                 self.callset.note_failure(one.call_id, verdict.error)
         # No lock of this module may be held here: settle() takes the callset's condition, and waiters run under that.
         call_state.settle(verdicts)
@@ -377,7 +380,6 @@ class LocalCallset:
     def take(self, futures: Sequence[CallState]) -> None:
         """Become the origin of these futures: one for every call of the callset, in order."""
         self._futures = dict(enumerate(futures))
-        self._total = len(futures)
 
     @property
     def storage_path(self) -> list[str]:
@@ -467,10 +469,10 @@ class LocalCallset:
         outstanding, driven = self.outstanding(), self._attempts.counts()
         running = sum(one._state == call_state.RUNNING for one in outstanding)
         held = 0 if driven is None else min(driven.held, len(outstanding) - running)
-        failed = len(self.callset.failures)
-        done = max(0, self._total - len(outstanding) - failed)
+        done, failed = self._returned, len(self.callset.failures)
+        total = done + failed + len(outstanding)
         retried = 0 if driven is None else driven.retried
-        return Counts(self._total, held, 0, len(outstanding) - running - held, running, done, failed, retried)
+        return Counts(total, held, 0, len(outstanding) - running - held, running, done, failed, retried)
 
     def invoke_status(self, target: CallState) -> dict[str, Any]:
         """Return what the client did for the callset. Steps of PyWren 0.4 that do not exist here have a time of 0."""

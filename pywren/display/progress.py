@@ -269,12 +269,8 @@ class Progress:
         done = tally.done - (self._done_before or 0)
         left = (now - self._began) * (tally.total - tally.done) / done if done else None
         words = [f"{tally.done:,} of {number(tally.total, 'call')} {self._said}", tally.notes()]
-        words.append("" if left is None else f"about {duration(left)} left")
-        if self._bar is not None:
-            try:
-                self._bar.clear()  # the handler may write to the same terminal; the next look draws the bar again
-            except Exception as error:  # noqa: BLE001 -- see _give_up()
-                self._give_up(error)
+        words.append("" if left is None else f"about {duration(max(1, round(left)))} left")
+        _clear_bar()
         logger.info("%s: %s", self._callsets(), ", ".join(filter(None, words)))
 
     def _callsets(self) -> str:
@@ -377,6 +373,18 @@ def _leave(progress: Progress) -> None:
     with _choosing:
         if _owner is not None and _owner() is progress:
             _owner = None
+
+
+def _clear_bar() -> None:
+    """Remove the bar, which may be another thread's, before something else is written; the next look draws it again."""
+    with _choosing:
+        owner = None if _owner is None else _owner()
+    bar = None if owner is None else owner._bar
+    try:
+        if bar is not None:
+            bar.clear()  # without ``_choosing``: tqdm takes its own lock
+    except Exception as error:  # noqa: BLE001 -- see Progress._give_up()
+        logger.debug("the bar cannot be removed: %s", error)
 
 
 def _start_over() -> None:

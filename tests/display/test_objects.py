@@ -81,6 +81,7 @@ def test_an_executor_that_was_unpickled_is_not_made_by_looking_at_it():
         copy = pickle.loads(pickle.dumps(executor))
     assert repr(copy) == "<Executor that was not used yet>"
     assert "not used yet" in copy._repr_html_()
+    assert not hasattr(copy, "_ipython_display_")  # a notebook asks for this first
     assert "_recipe" in vars(copy)
 
 

@@ -194,6 +194,19 @@ def test_a_line_of_the_log_does_not_tear_the_bar(terminal, caplog):
     found.end()
 
 
+def test_the_line_of_another_thread_does_not_tear_the_bar_either(terminal, caplog):
+    """A wait that shows no bar of its own removes that of the other before it logs."""
+    caplog.set_level(logging.INFO, "pywren")
+    shown, clock = show(Origin("1").futures(2)), Clock()
+    other = show(Origin("2").futures(3), clock=clock)
+    clock.now += 10
+    other.look()
+    assert [record.getMessage() for record in caplog.records] == ["callset 2: 0 of 3 calls have ended"]
+    assert terminal.getvalue().rstrip("\r").rpartition("\r")[2].strip() == ""
+    shown.end()
+    other.end()
+
+
 def test_a_hundred_thousand_calls_are_counted_in_a_small_share_of_the_time(terminal):
     """The next look comes the later the longer a look takes."""
 
@@ -289,7 +302,7 @@ def test_one_map_that_wants_a_bar_is_enough(terminal):
 def test_another_value_is_refused_at_once(wrong):
     """The error names the three values."""
     with pytest.raises(ArgumentError, match=r"progress is .*; it must be True, False or 'auto'"):
-        pywren.wait([], progress=wrong)
+        pywren.wait([], pywren.ALWAYS, progress=wrong)
     with pywren.local_executor() as executor, pytest.raises(ArgumentError, match="True, False or 'auto'"):
         executor.map(abs, [1], progress=wrong)
 

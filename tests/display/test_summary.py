@@ -158,6 +158,9 @@ def test_a_summary_of_calls_on_lambda():
         pywren.wait(futures)
         found = pywren.summary(futures)
         unpickled = pywren.summary(pickle.loads(pickle.dumps(futures)))
+    # The mocked AWS is gone, so a request would raise an error.
+    assert pywren.summary(futures).to_dict() == found.to_dict()
+    assert "5 calls" in repr(pywren.timeline(futures))
     assert found.counts["success"] == 4
     assert found.costs.invocations == 5
     assert found.costs.puts == 6  # the function, and five statuses

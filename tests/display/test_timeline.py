@@ -96,6 +96,7 @@ def test_no_calls_and_calls_that_have_not_ended(tmp_path):
         assert "50 calls" in repr(pywren.timeline(futures))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # old releases of matplotlib use old names of pyparsing
 def test_the_picture(tmp_path):
     """Calls on this machine are drawn without pyplot, in a few collections of lines."""
     pytest.importorskip("matplotlib")

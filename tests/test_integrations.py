@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import operator
+import os
+import re
 import subprocess
 import sys
 import textwrap
 import threading
+from pathlib import Path
 
 import dask
 import dask.bag
@@ -181,7 +184,13 @@ def ipython(tmp_path, program):
     """Run a program around IPython's shell in a process of its own; return what it prints."""
     text = textwrap.dedent(SHELL) + textwrap.dedent(program)
     done = subprocess.run(
-        [sys.executable, "-c", text], cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False
+        [sys.executable, "-c", text],
+        cwd=tmp_path,
+        env={**os.environ, "PYWREN_LOCAL_PROCESSES": "2"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -219,7 +228,7 @@ def test_tracebacks_have_the_source_of_the_cell(tmp_path):
 
 
 def test_an_interrupted_cell_leaves_a_usable_executor(tmp_path):
-    """After an interrupt the next cell runs, with the same executor."""
+    """After an interrupt the calls can be cancelled, and the next cell runs, with the same executor."""
     said = ipython(
         tmp_path,
         """
@@ -228,8 +237,33 @@ def test_an_interrupted_cell_leaves_a_usable_executor(tmp_path):
         main = threading.main_thread().ident
         threading.Timer(0.5, signal.pthread_kill, [main, signal.SIGINT]).start()  # as Jupyter's button does
         print("interrupted by", type(run("pywren.get_all_results(pwex.map(time.sleep, [300, 300]))")).__name__)
+        run("print('cancelled', pwex.cancel_all())")
         run("print('then', pwex.call_async(abs, -1).result())")
         """,
     )
     assert "interrupted by KeyboardInterrupt" in said
-    assert "then 1" in said
+    assert "cancelled 2\nthen 1\n" in said
+
+
+# -- the page --------------------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "integrations.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^## (.*?)$.*?^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", [program for _, program in BLOCKS], ids=[title for title, _ in BLOCKS])
+def test_a_program_of_the_page_runs(program, tmp_path):
+    """Each section's program runs as it is, on this machine."""
+    path = tmp_path / "program.py"
+    path.write_text(program, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(path)], cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_program_of_the_page_is_tried():
+    """No section has a second program, which would not be tried."""
+    assert len(BLOCKS) == PAGE.count("```python")

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any, NamedTuple, NoReturn
 
 from pywren.exceptions import ResultSerializationError, SerializationError
+from pywren.pickling import large_pickles
 from pywren.pickling.format import NAMES_FOLLOW, PROTOCOL, PersistentId
 from pywren.pickling.mentions import Mentions
 from pywren.pickling.plain_values import ATOMS, is_plain, scalar_template
@@ -185,6 +186,8 @@ def picklers() -> ModuleType:
 
 def loads(packed: Packed) -> Any:
     """Unpickle an object. Exceptions that the object's own code raises propagate."""
+    if len(packed.data) >= large_pickles.LEAST:
+        return large_pickles.loads(packed.data, packed.buffers)
     return _plain_loads(packed.data, buffers=packed.buffers)
 
 

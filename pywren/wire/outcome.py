@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pywren.system.large_copies import copied
 from pywren.wire.reading import dump, split_header
 
 INLINE_OUTCOME_LIMIT = 256 * 1024
@@ -53,7 +54,7 @@ class Outcome:
             DecodeError: the bytes are not an outcome.
         """
         if data.startswith(_SUCCESS_LINE):
-            return cls(True, data[len(_SUCCESS_LINE) :])
+            return cls(True, copied(data, len(_SUCCESS_LINE)))
         reader, start = split_header(data, "the outcome")
         return cls(
             success=reader.take("success", bool),

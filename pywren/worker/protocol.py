@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pywren.pickling.packed import Packed
+from pywren.system.large_copies import copied
 from pywren.wire.failure import Failure
 from pywren.worker import frames
 from pywren.worker.frames import Buffer, Channel, Frame, Outgoing
@@ -69,7 +70,7 @@ def packed_from(segments: Sequence[Buffer]) -> Packed:
     """Return the ``Packed`` whose pickle and buffers are the segments of a frame."""
     data = segments[0]
     return Packed(
-        data if isinstance(data, bytes) else bytes(data), tuple(_PickleBuffer(segment) for segment in segments[1:])
+        data if isinstance(data, bytes) else copied(data), tuple(_PickleBuffer(segment) for segment in segments[1:])
     )
 
 

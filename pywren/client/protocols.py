@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pywren.client.following import Following
     from pywren.exceptions import PywrenError
     from pywren.future import ResponseFuture
+    from pywren.pickling.packed import Packed
     from pywren.storage import Storage
     from pywren.worker.parent.pool import LocalPool
 
@@ -208,6 +209,9 @@ class Dispatcher(Protocol):
 
     def dispatch(self, submission: Submission) -> list[ResponseFuture]:
         """Start the calls of a callset and return their futures."""
+
+    def put(self, callset: Callset, packed: Packed) -> ResponseFuture:
+        """Keep an object where calls find it, as the outcome of the only call of a callset. Return its future."""
 
     def close(self) -> None:
         """Release what only new calls would need; futures that exist remain usable."""

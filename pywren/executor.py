@@ -437,6 +437,28 @@ class Executor(MoreVerbs):
         inputs = [[mapped[index] for index in indices] for indices in members]
         return self._submit(Reduction(reduce_func), inputs, extra_env, extra_meta, policy=policy)
 
+    def put(self, obj: Any) -> ResponseFuture:
+        """Store an object once, for any number of calls, and return a reference to it.
+
+        The reference is the future of a call that has returned the object. It may be an argument, or a part of one,
+        wherever futures may be. A worker reads the object once, keeps it while it has room, and verifies its digest.
+        The reference can be pickled and used in other processes and executors. The object as it is now is stored;
+        later changes to it do not count. The storage deletes it when it deletes the results of calls of that age.
+
+        Args:
+            obj: the object: anything that can be an argument.
+
+        Raises:
+            ArgumentError: the object is too large for the storage.
+            SerializationError: the object cannot be sent.
+            StorageError: the object could not be stored.
+        """
+        shutdown.require_running()
+        mentions = Mentions()
+        inputs = Inputs(as_values=False, at_once=True, mentions=mentions)
+        packed, modules = self.serializer.pack_object(obj, persistent_id=inputs.persistent_id, mentions=mentions)
+        return self._dispatcher.put(self._new_callset(modules, job_max_runtime=0.0), packed)
+
     def resume_job(self, job: Job, extra_env: Mapping[str, str] | None = None) -> list[ResponseFuture]:
         """Run the calls of a named job again that have not returned a value. ``pywren.resume`` calls this.
 

@@ -13,14 +13,17 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pywren.aws.errors import was_denied
 from pywren.client.callset import Callset
 from pywren.exceptions import PywrenError, StorageError
 from pywren.storage import Storage
 from pywren.system.threads import for_each
+from pywren.wire.digests import sha256
 from pywren.wire.failure import Failure
+from pywren.wire.keys import CallKeys
+from pywren.wire.outcome import INLINE_OUTCOME_LIMIT
 from pywren.wire.status import CLIENT_ATTEMPT, Status
 
 logger = logging.getLogger(__name__)
@@ -148,6 +151,24 @@ class Ends:
         """In a forked child, forget the ends: the parent writes them."""
         self._lock = threading.RLock()
         self._ends, self._exposures = {}, {}
+
+
+def store_outcome(storage: Storage, keys: CallKeys, outcome: bytes) -> dict[str, Any]:
+    """Return the fields of a status that has this outcome. A big outcome is stored as a separate object.
+
+    Args:
+        storage: the storage.
+        keys: the keys of the call.
+        outcome: the encoded outcome.
+
+    Raises:
+        StorageError: the outcome cannot be stored.
+    """
+    if len(outcome) <= INLINE_OUTCOME_LIMIT:
+        return {"outcome": outcome}
+    # The output before the status: whoever reads the status must find the output that it names.
+    storage.put(keys.output, outcome)
+    return {"output_key": keys.output, "output_sha256": sha256(outcome), "output_size": len(outcome)}
 
 
 def replace_standing(end: End) -> End:

@@ -34,6 +34,7 @@ from pywren.client import call_state, waiting
 from pywren.client.call_state import CallState
 from pywren.client.callset import Callset, Submission
 from pywren.client.driver.policy import Policy
+from pywren.client.ends import store_outcome
 from pywren.client.following import Following, must_follow
 from pywren.client.local_attempts import LocalAttempts
 from pywren.client.protocols import Invoker, Recipe
@@ -53,10 +54,9 @@ from pywren.system.forks import in_each_child
 from pywren.system.private_files import make_directories, open_file
 from pywren.version import __version__
 from pywren.wire.call import Call
-from pywren.wire.digests import sha256
 from pywren.wire.failure import Failure
 from pywren.wire.keys import CallKeys
-from pywren.wire.outcome import INLINE_OUTCOME_LIMIT, Outcome
+from pywren.wire.outcome import Outcome
 from pywren.wire.status import Status
 from pywren.worker.task import Function, Repeat, RunResult
 from pywren.wrenutil import create_call_id
@@ -259,6 +259,13 @@ class LocalCallset:
             self.callset.note_failure(call_id, verdict.error)
         call_state.settle([(one, verdict)])
         self._store_if_known(one)
+
+    def put(self, packed: Packed) -> ResponseFuture:
+        """Keep an object as the outcome of the callset's only call, and return the future of that call."""
+        future = futures_of(self, [create_call_id(0)])[0]
+        self._futures = {}  # the pool knows nothing of it
+        call_state.settle([(future, of_result(RunResult(True, packed), self.callset.id, future.call_id, time.time()))])
+        return future
 
     def _note_facts(self) -> None:
         """Collect the members of ``invoke_status`` that a callset in a storage also has: payload, sizes and times."""
@@ -552,13 +559,7 @@ class LocalCallset:
         if status.failure is not None:
             self._commit(status)
             return
-        outcome = encoded(verdict)
-        if len(outcome) <= INLINE_OUTCOME_LIMIT:
-            self._commit(status, outcome=outcome)
-        else:
-            # The output before the status: whoever reads the status must find the output that it names.
-            self.storage.put(self.callset.call_keys(call_id).output, outcome)
-            self._commit(status, output_sha256=sha256(outcome), output_size=len(outcome))
+        self._commit(status, **store_outcome(self.storage, self.callset.call_keys(call_id), encoded(verdict)))
 
     def _commit(self, status: Status, **members: Any) -> None:
         data = dataclasses.replace(status, **members).encode(self.callset.attempt_key(status.call_id, 1))
@@ -651,9 +652,9 @@ def _inputs_of(submission: Submission) -> tuple[list[int], list[Sequence[bytes]]
     held = [
         index for index, inputs in enumerate(submission.inputs) if must_follow(inputs, as_values=submission.as_values)
     ]
-    waiting_calls = frozenset(held)
+    waiting_calls, known = frozenset(held), dict[CallState, bytes]()
     return held, [
-        () if index in waiting_calls else outcomes_of(inputs) for index, inputs in enumerate(submission.inputs)
+        () if index in waiting_calls else outcomes_of(inputs, known) for index, inputs in enumerate(submission.inputs)
     ]
 
 
@@ -715,6 +716,10 @@ class LocalDispatcher:
         """Add a call to the callset that was dispatched last, if the function is the same and that was just now."""
         callset = None if self._last is None else self._last()
         return None if callset is None else callset.join(function, argument, policy, max_runtime)
+
+    def put(self, callset: Callset, packed: Packed) -> ResponseFuture:
+        """Keep an object that calls may refer to, and return its future."""
+        return LocalCallset(callset, self.storage, self._use.pool, Policy()).put(packed)
 
 
 class _Use:

@@ -221,6 +221,9 @@ class Dispatcher(Protocol):
         Return ``None`` if there is no such callset; nothing has happened then.
         """
 
+    def put(self, callset: Callset, packed: Packed) -> ResponseFuture:
+        """Keep an object where calls find it, as the outcome of the only call of a callset. Return its future."""
+
     def close(self) -> None:
         """Release what only new calls would need; futures that exist remain usable."""
 

@@ -40,7 +40,7 @@ from pywren.client.callset import Callset
 from pywren.client.driver.driver import Attempt, Driver, Ready
 from pywren.client.driver.record import Counts
 from pywren.client.driver.retrying import Over
-from pywren.client.ends import End, Ends, with_attempts
+from pywren.client.ends import End, Ends, store_outcome, with_attempts
 from pywren.client.failure_records import Death, FailureRecords, Noted
 from pywren.client.invoking import Invocations
 from pywren.client.lease import Lease, held
@@ -59,15 +59,17 @@ from pywren.exceptions import (
     StorageError,
     StorageNoSuchKeyError,
 )
+from pywren.pickling.packed import Packed
 from pywren.storage import Storage
 from pywren.system import shutdown
 from pywren.system.forks import in_each_child
 from pywren.system.threads import for_each
 from pywren.wire.cause import NEVER_RAN, Cause
-from pywren.wire.digests import sha256, verify_sha256
+from pywren.wire.digests import verify_sha256
 from pywren.wire.failure import Failure
-from pywren.wire.outcome import EAGER_OUTPUT_LIMIT, INLINE_OUTCOME_LIMIT
+from pywren.wire.outcome import EAGER_OUTPUT_LIMIT, Outcome
 from pywren.wire.status import CLIENT_ATTEMPT, Status
+from pywren.wrenutil import create_call_id
 
 logger = logging.getLogger(__name__)
 
@@ -189,6 +191,29 @@ class StagedCallset:
         """Have the rest of a payload made just before the call is invoked, on the thread that invokes it."""
         self._incomplete[call_id] = complete
 
+    def put(self, packed: Packed) -> Status:
+        """Store an object as the outcome of the callset's only call, and return the status of that call.
+
+        Raises:
+            StorageError: it cannot be stored.
+        """
+        call_id = create_call_id(0)
+        members = store_outcome(self.storage, self.callset.call_keys(call_id), Outcome(True, packed.data).encode())
+        status = replace(self._ends.status(call_id, None), **members)
+        self._ends.write(status, over_what_stands=True)
+        return status
+
+    def know(self, future: CallState, status: Status) -> None:
+        """Record how a call has ended without asking the storage, which may have deleted the status by then."""
+        if status.output_sha256 is None:
+            call_state.settle([(future, of_status(status, status.outcome, self.callset.id))])
+            with self._lock:
+                self._drop(future.call_id)
+            return
+        with self._lock:
+            self._committed[future.call_id] = status
+        call_state.mark_stored(future, status)
+
     # -- Holder: the inputs of a call have ended. On a thread ``pywren-inputs``, without a lock ----------------------
 
     def let_go(self, call_id: str, inputs: Sequence[CallState]) -> bool:
@@ -207,15 +232,10 @@ class StagedCallset:
         if isinstance(verdict.error, CallCancelledError):
             self.end_with(call_id, CallCancelledError(cancelled_with(failed)))
             return
-        outcome = encoded(verdict)
-        members: dict[str, Any] = {"outcome": outcome, "exception_traceback": traceback_of(verdict)}
-        if len(outcome) > INLINE_OUTCOME_LIMIT:
-            key = self.callset.call_keys(call_id).output
-            self.storage.put(key, outcome)  # before the status that names it
-            del members["outcome"]
-            members.update(output_key=key, output_sha256=sha256(outcome), output_size=len(outcome))
-        # For other processes too, which may wait for the call.
-        self._end(replace(self._ends.status(call_id, None), **members))
+        # In the storage, for other processes too, which may wait for the call.
+        members = store_outcome(self.storage, self.callset.call_keys(call_id), encoded(verdict))
+        status = replace(self._ends.status(call_id, None), exception_traceback=traceback_of(verdict), **members)
+        self._end(status)
         self._monitor.watch(self)
 
     def end_with(self, call_id: str, error: Exception) -> None:

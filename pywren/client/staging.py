@@ -135,6 +135,22 @@ class StagedDispatcher:
     def join(self, function: Packed, argument: Packed, policy: Policy, max_runtime: float) -> None:
         """Return ``None``: what a callset consists of is staged before its calls are invoked."""
 
+    def put(self, callset: Callset, packed: Packed) -> ResponseFuture:
+        """Store an object that calls may refer to, and return its future.
+
+        Raises:
+            ArgumentError: it is too large for the storage.
+            StorageError: it cannot be stored.
+        """
+        self._check_sizes({"the object": len(packed.data)})
+        self._keep_while_used(callset)
+        callset.queue_patience = 0.0  # a process that gets the reference must not wait for a status that was deleted
+        origin = StagedCallset(callset, self.storage, self.monitor, noted=self._noted)
+        status = origin.put(packed)
+        future = futures_of(origin, [status.call_id])[0]
+        origin.know(future, status)
+        return future
+
     def resume(
         self, callset: Callset, calls: Sequence[Call], call_ids: Sequence[str], lease: Lease
     ) -> list[ResponseFuture]:
@@ -285,12 +301,15 @@ class StagedDispatcher:
         return callset.keys.func
 
     def _check_objects(self, function: bytes, arguments: Sequence[Packed]) -> None:
+        index, largest = max(enumerate(arguments), key=lambda item: len(item[1].data))
+        sizes = {"the function, with its data and modules,": len(function), f"argument {index}": len(largest.data)}
+        self._check_sizes(sizes)
+
+    def _check_sizes(self, sizes: Mapping[str, int]) -> None:
         # Before the first PUT: S3 refuses an object that is too big only after it has received most of it.
         limit = getattr(self.storage.backend, "object_limit", None)
         if limit is None:
             return
-        index, largest = max(enumerate(arguments), key=lambda item: len(item[1].data))
-        sizes = {"the function, with its data and modules,": len(function), f"argument {index}": len(largest.data)}
         for what, size in sizes.items():
             if size > limit:
                 raise ArgumentError(

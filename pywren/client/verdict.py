@@ -116,13 +116,25 @@ def traceback_of(verdict: Verdict) -> str:
     return f"{type(error).__name__}: {text_of(error)}" if trace is None else trace
 
 
-def outcomes_of(ended: Iterable[CallState]) -> list[bytes]:
-    """Encode the outcomes of calls that have ended, in order."""
-    return [encoded(call_state.verdict_of(one) or Verdict()) for one in ended]
+def outcomes_of(ended: Iterable[CallState], known: dict[CallState, bytes] | None = None) -> list[bytes]:
+    """Encode the outcomes of calls that have ended, in order.
+
+    Args:
+        ended: the futures of the calls.
+        known: outcomes that are encoded already. New ones are added, so that many calls share one object.
+    """
+    known = {} if known is None else known
+    return [
+        known[one] if one in known else known.setdefault(one, encoded(call_state.verdict_of(one) or Verdict()))
+        for one in ended
+    ]
 
 
 def encoded(verdict: Verdict) -> bytes:
     """Encode how a call ended as the bytes of an ``Outcome``, to be stored or sent."""
+    source = verdict.source
+    if verdict.error is None and source is not None and not isinstance(source, Status) and source.body is not None:
+        return Outcome(True, packed.in_band(source.body)).encode()
     if verdict.error is None:
         # Pickled again rather than kept: most outcomes are never passed on, and keeping the bytes would double their
         # memory.

@@ -181,6 +181,25 @@ def picklers() -> ModuleType:
     return pickler
 
 
+def in_band(packed: Packed) -> bytes:
+    """Return a pickled object and its out-of-band buffers as one pickle, without unpickling them."""
+    return _plain_dumps(_Joined(packed), PROTOCOL) if packed.buffers else packed.data
+
+
+class _Joined:
+    """An object that is pickled as a call of ``pickle.loads(data, buffers=…)``, which can be read without pywren."""
+
+    def __init__(self, packed: Packed) -> None:
+        self._packed = packed
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        buffers = []
+        for buffer in self._packed.buffers:
+            with buffer.raw() as view:
+                buffers.append(bytes(view) if view.readonly else bytearray(view))
+        return functools.partial(pickle.loads, buffers=buffers), (self._packed.data,)
+
+
 # -- reading -------------------------------------------------------------------------------------------------
 
 

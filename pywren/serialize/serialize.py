@@ -75,6 +75,22 @@ class Serializer:
         packed_items = _pack_items(items, out_of_band, persistent_id, mentions)
         return PackedCalls(packed_func, packed_items, self._modules(mentions, exclude_modules or ()))
 
+    def pack_object(
+        self, obj: Any, *, persistent_id: PersistentId | None = None, mentions: Mentions
+    ) -> tuple[Packed, dict[str, bytes]]:
+        """Pickle an object that many calls may take, and find the modules that it needs.
+
+        Args:
+            obj: the object.
+            persistent_id: returns what to send in place of a future: finished futures that contain their values.
+            mentions: what the pickle mentions is added to this object.
+
+        Raises:
+            SerializationError: as for ``pack_call``.
+        """
+        packed = dumps(obj, path="the object", persistent_id=persistent_id, references=False, mentions=mentions)
+        return packed, self._modules(mentions, ())
+
     def _pack_function(
         self, func: Any, out_of_band: bool, persistent_id: PersistentId | None, mentions: Mentions
     ) -> Packed:

@@ -18,10 +18,8 @@ guards its storages and its runner, and is never held during a request. ``warm``
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
-import pickle
 import platform
 import threading
 import time
@@ -40,8 +38,7 @@ from pywren.exceptions import (
     StorageNoSuchKeyError,
     VersionMismatchError,
 )
-from pywren.pickling.format import PROTOCOL
-from pywren.pickling.packed import Packed
+from pywren.pickling.packed import Packed, in_band
 from pywren.storage import Storage
 from pywren.version import PYTHON, __version__
 from pywren.wire.beacon import Beacon
@@ -55,7 +52,7 @@ from pywren.wire.references import Reference, decode_references
 from pywren.wire.status import STATUS_LIMIT, Status
 from pywren.worker import memory
 from pywren.worker.extraction import ERROR
-from pywren.worker.function_cache import FunctionCache
+from pywren.worker.function_cache import FunctionCache, OutcomeCache
 from pywren.worker.run_status import add_result, first_info, tail, texts
 from pywren.worker.runtime_cache import Archive, RuntimeCache
 from pywren.worker.task import Function, Runner, RunResult, Stop, Task
@@ -115,6 +112,7 @@ class Container:
         self.look_interval = look_interval
         self.beacon_interval = beacon_interval
         self.functions = FunctionCache()
+        self.outcomes = OutcomeCache()
         self.warm = False
         self.looked_in_vain = -math.inf
         self.callset_id = ""
@@ -426,15 +424,24 @@ class _Attempt:
         return decode_references(data)
 
     def _fetch_reference(self, reference: Reference) -> bytes:
-        if reference.key.endswith(STATUS_SUFFIX):
-            # The signature is not checked, because this worker lacks the other call's key. The digest below, which the
-            # client took from a status that it verified, covers the outcome.
-            data = Status.decode(self.storage.get(reference.key, limit=STATUS_LIMIT)).outcome or b""
-        else:
-            data = self.storage.get(reference.key, limit=reference.size)
+        """Return the encoded outcome of an earlier call; often of one that a program has put there for many calls."""
         what = f"the result of call {reference.call_id} of callset {reference.callset_id} at {reference.key}"
-        verify_sha256(data, reference.sha256, what)
-        return data
+        try:
+            return self.container.outcomes.get(
+                reference.key, reference.sha256, lambda: self._read_reference(reference), what
+            )
+        except StorageNoSuchKeyError as error:
+            raise StorageError(
+                f"an argument of the call is gone from the storage: {what}. It was deleted, or was older than the "
+                "bucket keeps objects; make it again"
+            ) from error
+
+    def _read_reference(self, reference: Reference) -> bytes:
+        if reference.key.endswith(STATUS_SUFFIX):
+            # The signature is not checked, because this worker lacks the other call's key. The digest, which the client
+            # took from a status that it verified, covers the outcome.
+            return Status.decode(self.storage.get(reference.key, limit=STATUS_LIMIT)).outcome or b""
+        return self.storage.get(reference.key, limit=reference.size)
 
     def _timeout(self) -> float:
         remaining = self.context.get("remaining_seconds")
@@ -469,7 +476,7 @@ class _Attempt:
         if not result.success:
             self.cause = Cause.EXCEPTION
         name, text, trace = result.exception or (None, None, None)
-        outcome = Outcome(result.success, _in_band(result.body), name, text, trace).encode()
+        outcome = Outcome(result.success, in_band(result.body), name, text, trace).encode()
         if len(outcome) <= INLINE_OUTCOME_LIMIT:
             return self._make_status(outcome=outcome, exception_traceback=trace)
         return self._make_status(
@@ -558,22 +565,3 @@ def _failure(error: Exception) -> Failure:
 
 _NAME_LIMIT = 512
 """The longest name of a log group or log stream, in characters (CloudWatch Logs quotas)."""
-
-
-def _in_band(packed: Packed) -> bytes:
-    """Return a pickled object and its out-of-band buffers as one pickle, without unpickling them."""
-    return pickle.dumps(_Joined(packed), PROTOCOL) if packed.buffers else packed.data
-
-
-class _Joined:
-    """An object that is pickled as a call of ``pickle.loads(data, buffers=…)``, which can be read without pywren."""
-
-    def __init__(self, packed: Packed) -> None:
-        self._packed = packed
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        buffers = []
-        for buffer in self._packed.buffers:
-            with buffer.raw() as view:
-                buffers.append(bytes(view) if view.readonly else bytearray(view))
-        return functools.partial(pickle.loads, buffers=buffers), (self._packed.data,)

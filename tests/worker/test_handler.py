@@ -10,7 +10,7 @@ import cloudpickle
 import pytest
 
 from pywren.exceptions import DecodeError, StorageError
-from pywren.pickling.packed import Packed, load_result, loads
+from pywren.pickling.packed import Packed, in_band, load_result, loads
 from pywren.storage import Storage
 from pywren.version import __version__
 from pywren.wire import digests
@@ -24,7 +24,7 @@ from pywren.wire.outcome import INLINE_OUTCOME_LIMIT, Outcome
 from pywren.wire.references import Reference, encode_references
 from pywren.wire.status import STATUS_LIMIT, Status
 from pywren.worker import memory
-from pywren.worker.handler import Container, _in_band
+from pywren.worker.handler import Container
 from pywren.worker.parent.fork_server import ForkServer
 from pywren.worker.task import RunResult
 from pywren.wrenhandler import aws_lambda_handler, generic_handler
@@ -850,7 +850,7 @@ def test_out_of_band_buffers_are_joined_without_unpickling():
     array = np.arange(100_000.0)
     packed = dumps({"a": array}, out_of_band=True)
     assert packed.buffers
-    loaded = loads(Packed(_in_band(packed)))
+    loaded = loads(Packed(in_band(packed)))
     assert (loaded["a"] == array).all()
     loaded["a"][0] = 7.0  # still writable
 

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pywren.exceptions import ArgumentError
 from pywren.pickling.large_arguments import loaded
+from pywren.system.private_names import forget_ready_batches
 
 try:
     from joblib.parallel import (
@@ -150,6 +151,7 @@ class PywrenBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
         """Begin a run."""
         from pywren.client.large_arguments import LargeArguments
 
+        forget_ready_batches(self.parallel)
         executor = self._made()
         in_memory = bool(getattr(executor, "_is_in_memory", False))
         large = LargeArguments(executor, in_memory=in_memory, **self._large)

@@ -92,7 +92,7 @@ def test_a_parallel_can_be_used_again():
     with Parallel() as run:
         assert run(delayed(square)(x) for x in range(5)) == [0, 1, 4, 9, 16]
         with pytest.raises(LookupError):
-            run(delayed(fail_at)(x, 3) for x in range(9))
+            run(delayed(fail_at)(x, 3) for x in range(30))
         assert run(delayed(square)(x) for x in range(3)) == [0, 1, 4]
     assert run(delayed(square)(x) for x in range(3)) == [0, 1, 4]
     assert run([]) == []

@@ -50,6 +50,19 @@ def futures_logger() -> logging.Logger:
     return _base.LOGGER
 
 
+# -- joblib --------------------------------------------------------------------------------------------------
+
+
+def forget_ready_batches(parallel: Any) -> None:
+    """Drop the batches that a ``joblib.Parallel`` had ready when its last run failed.
+
+    In a ``with`` block of the ``Parallel`` joblib (1.5, 1.6) keeps them, and its next run would return their results.
+    """
+    ready = parallel._ready_batches
+    while not ready.empty():
+        ready.get_nowait()
+
+
 # -- moto ----------------------------------------------------------------------------------------------------
 
 

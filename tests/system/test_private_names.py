@@ -216,3 +216,12 @@ def test_private_names_stand_in_one_module(path):
     """No other module uses a private name of a library or of Python."""
     if path.name != "private_names.py":
         assert not private_uses(path)
+
+
+def test_batches_that_joblib_has_ready():
+    """joblib keeps them in a queue of the ``Parallel``."""
+    joblib = pytest.importorskip("joblib")
+    parallel = joblib.Parallel(n_jobs=2)
+    parallel._ready_batches.put("a batch")
+    private_names.forget_ready_batches(parallel)
+    assert parallel._ready_batches.empty()

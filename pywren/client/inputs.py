@@ -28,14 +28,12 @@ class Inputs:
         self._place = ValuePlace if as_values else int
         self._at_once = at_once
         self._mentions = mentions
-        self._current: dict[ResponseFuture, int] | None = None
-        self._found: list[dict[ResponseFuture, int]] = []
+        self._item: int | None = None  # the index of the item that is being pickled; ``None`` for the function
+        self._found: dict[int, dict[ResponseFuture, int]] = {}  # only of items with futures, which most have not
 
     def watch(self, items: Iterable[Any]) -> Iterable[Any]:
         """Yield the items of a map, and record which item is being pickled."""
-        for item in items:
-            self._current = {}
-            self._found.append(self._current)
+        for self._item, item in enumerate(items):
             yield item
 
     def persistent_id(self, obj: Any) -> int | FinishedFuture | None:
@@ -47,10 +45,11 @@ class Inputs:
         if not isinstance(obj, ResponseFuture):
             return None
         self._mentions.modules.update(modules_sent_for(obj))
-        if self._current is not None:
+        if self._item is not None:
             if self._at_once and obj._origin is not None:
                 _wait_for(obj)
-            return self._current.setdefault(obj, self._place(len(self._current)))
+            found = self._found.setdefault(self._item, {})
+            return found.setdefault(obj, self._place(len(found)))
         _wait_for(obj)
         verdict = verdict_of(obj) or Verdict()
         ids = {"callset_id": obj.callset_id, "call_id": obj.call_id}
@@ -64,11 +63,11 @@ class Inputs:
         Raises:
             ArgumentError: a program has made one of the futures by hand, and nothing will ever end it.
         """
-        if not any(self._found):
+        if not self._found:
             return ()
-        for one in chain.from_iterable(self._found):
+        for one in chain.from_iterable(self._found.values()):
             one._invoked()  # only here: an error while the arguments are pickled would be taken for one of pickling
-        return [list(found) for found in self._found[:count]]
+        return [list(self._found.get(index, ())) for index in range(count)]
 
 
 def _wait_for(future: ResponseFuture) -> None:

@@ -15,6 +15,7 @@ from pywren.client.arguments import MapOptions
 from pywren.client.call_output import show_output as show_output_of
 from pywren.client.call_state import CallState
 from pywren.client.callset import Callset, Submission
+from pywren.client.driver.capacity import USUAL_CONCURRENCY
 from pywren.client.driver.policy import Policy
 from pywren.client.grouping import members_by_group
 from pywren.client.inputs import Inputs
@@ -47,9 +48,6 @@ if TYPE_CHECKING:
     from pywren.display.objects import MapState
 
 logger = logging.getLogger(__name__)
-
-USUAL_CONCURRENCY = 1000
-"""How many calls an account may run at once in a region, unless AWS has changed that (checked in November 2026)."""
 
 SHOW_OUTPUT_VARIABLE = "PYWREN_SHOW_OUTPUT"
 """The environment variable that, set to any value, shows the output of local calls, as ``local: show_output`` does."""

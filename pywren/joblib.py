@@ -54,10 +54,6 @@ __all__ = ["PywrenBackend", "RemoteTraceback"]
 
 logger = logging.getLogger(__name__)
 
-USUAL_CONCURRENCY = 1000
-"""How many calls Lambda runs together for an account whose limit nobody has changed:
-docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html."""
-
 _PAUSE_SECONDS = 0.002
 """After so many seconds without another batch, joblib has dispatched all that it had."""
 
@@ -111,7 +107,11 @@ class PywrenBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
             raise ValueError("n_jobs == 0 in Parallel has no meaning")  # joblib's own wording
         if n_jobs is None:
             return 1
-        return n_jobs if n_jobs > 0 else max(1, _workers_of(self._made()) + 1 + n_jobs)
+        if n_jobs > 0:
+            return n_jobs
+        from pywren.client.pool_executor import workers_of
+
+        return max(1, workers_of(self._made()) + 1 + n_jobs)
 
     def configure(
         self,
@@ -381,18 +381,6 @@ def _failed(error: Exception) -> concurrent.futures.Future[Any]:
     future: concurrent.futures.Future[Any] = concurrent.futures.Future()
     future.set_exception(error)
     return future
-
-
-def _workers_of(executor: Any) -> int:
-    """Return how many calls an executor can run at the same time, as far as that is known."""
-    from pywren import wrenconfig
-    from pywren.invokers import LocalInvoker
-
-    invoker, config = getattr(executor, "invoker", None), getattr(executor, "config", {})
-    if isinstance(invoker, LocalInvoker):
-        return invoker.pool.size
-    bound = wrenconfig.setting(config, "scheduler.max_concurrency")
-    return int(bound or wrenconfig.setting(config, "lambda.concurrency") or USUAL_CONCURRENCY)
 
 
 register_parallel_backend("pywren", PywrenBackend)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from pywren import wrenconfig
 from pywren.client.driver.capacity import USUAL_CONCURRENCY
-from pywren.client.pool_executor import ExecutorAdapter, checked_max_workers, checked_setup, has_verbs
+from pywren.client.pool_executor import ExecutorAdapter, checked_max_workers, checked_setup, has_verbs, workers_of
 from pywren.exceptions import ArgumentError, ConfigError
 from pywren.wait import ALL_COMPLETED, ALWAYS, ANY_COMPLETED, get_all_results, wait
 
@@ -202,7 +202,7 @@ class PoolExecutor(ExecutorAdapter):
         most = checked_max_workers(max_workers)
         setup = checked_setup(initializer, initargs, max_tasks_per_child)
         chosen = self._default(most, setup) if executor is None else self._adapted(executor, most, setup)
-        super().__init__(chosen, is_own=chosen is not executor, max_workers=_workers_of(chosen), setup=setup)
+        super().__init__(chosen, is_own=chosen is not executor, max_workers=workers_of(chosen), setup=setup)
 
     # The processes that this pool alone uses, and what releases them.
     _own_pool: LocalPool | None = None
@@ -277,17 +277,6 @@ def _bounded(config: Mapping[str, Any], most: int | None) -> Mapping[str, Any]:
         return config
     known = wrenconfig.setting(config, "scheduler.max_concurrency") or most
     return {**config, "scheduler": {**(config.get("scheduler") or {}), "max_concurrency": min(most, known)}}
-
-
-def _workers_of(executor: Any) -> int:
-    """Return how many calls an executor has in flight at most, as far as that is known."""
-    from pywren.invokers import LocalInvoker
-
-    invoker, config = getattr(executor, "invoker", None), getattr(executor, "config", {})
-    if isinstance(invoker, LocalInvoker):
-        return invoker.pool.size
-    bound = wrenconfig.setting(config, "scheduler.max_concurrency")
-    return int(bound or wrenconfig.setting(config, "lambda.concurrency") or USUAL_CONCURRENCY)
 
 
 def configuration(config: Mapping[str, Any] | None = None) -> Mapping[str, Any]:

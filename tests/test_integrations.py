@@ -62,8 +62,6 @@ def test_dask_with_a_scheduler(pool, graph):
 @pytest.mark.parametrize("scheduler", ["threads", "processes"])
 def test_dask_with_a_pool(pool, graph, scheduler):
     """``pool`` in Dask's configuration serves Dask's own schedulers."""
-    if not hasattr(pool, "_max_workers"):
-        pytest.skip("Dask asks the pool for _max_workers")
     with dask.config.set(pool=pool, scheduler=scheduler):
         assert graph.compute() == 140
 

@@ -22,6 +22,7 @@ from joblib import Parallel, delayed
 
 import pywren
 import pywren.joblib
+from pywren.client import pool_executor
 from pywren.exceptions import ArgumentError, SerializationError, WorkerCrashedError
 
 LARGE = 200_000  # numbers of 8 bytes are more than joblib's limit of 1 MB
@@ -129,7 +130,7 @@ def test_functions_of_the_script_and_of_other_threads():
 @pytest.mark.parametrize(("asked", "found"), [(1, 1), (7, 7), (None, 1), (-1, 3), (-2, 2), (-9, 1)])
 def test_the_number_of_jobs(monkeypatch, local, asked, found):
     """As elsewhere in joblib: all workers, all but some, or a number."""
-    monkeypatch.setattr(pywren.joblib, "_workers_of", lambda executor: 3)
+    monkeypatch.setattr(pool_executor, "workers_of", lambda executor: 3)
     assert pywren.joblib.PywrenBackend(executor=local).effective_n_jobs(asked) == found
 
 

@@ -16,7 +16,9 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, overload
 
+from pywren import wrenconfig
 from pywren.client.call_state import tell_when_done
+from pywren.client.driver.capacity import USUAL_CONCURRENCY
 from pywren.client.lazy_calls import LazyCalls, stop_waiting
 from pywren.client.protocols import Verbs
 from pywren.client.typevars import P, T
@@ -300,6 +302,17 @@ def checked_setup(
     if initializer is None and max_tasks_per_child is None:
         return None
     return Setup(uuid.uuid4().hex, initializer, tuple(initargs), max_tasks_per_child)
+
+
+def workers_of(executor: Any) -> int:
+    """Return how many calls an executor has in flight at most, as far as that is known."""
+    from pywren.invokers import LocalInvoker
+
+    invoker, config = getattr(executor, "invoker", None), getattr(executor, "config", {})
+    if isinstance(invoker, LocalInvoker):
+        return invoker.pool.size
+    bound = wrenconfig.setting(config, "scheduler.max_concurrency")
+    return int(bound or wrenconfig.setting(config, "lambda.concurrency") or USUAL_CONCURRENCY)
 
 
 def has_verbs(executor: object) -> bool:

@@ -83,6 +83,18 @@ def test_a_future_arrives_as_its_value(ready, pool):
     assert deep.result(WAIT) == (6, 4, True)
 
 
+def test_verbs_of_an_executor(ready):
+    """``submit``, ``starmap`` and ``zip_map`` of an executor give values too."""
+    first = ready.executor.call_async(abs, -4)
+    futures = [
+        ready.executor.submit(operator.add, first, 1),
+        *ready.executor.starmap(operator.add, [(first, 2)]),
+        *ready.executor.zip_map(operator.add, [first], [3]),
+    ]
+    ready.run()
+    assert [one.result(WAIT) for one in futures] == [5, 6, 7]
+
+
 def test_a_chain(ready, pool):
     """Each call of a chain follows the one before."""
     last = ready.executor.call_async(abs, 0)

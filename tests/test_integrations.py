@@ -59,11 +59,17 @@ def test_dask_with_a_scheduler(pool, graph):
     assert bag.map(add_one).filter(lambda x: x % 2).sum().compute(scheduler=pool) == 100
 
 
-@pytest.mark.parametrize("scheduler", ["threads", "processes"])
-def test_dask_with_a_pool(pool, graph, scheduler):
-    """``pool`` in Dask's configuration serves Dask's own schedulers."""
-    with dask.config.set(pool=pool, scheduler=scheduler):
+def test_dask_with_a_pool(pool, graph):
+    """``pool`` in Dask's configuration serves Dask's own scheduler."""
+    with dask.config.set(pool=pool, scheduler="threads"):
         assert graph.compute() == 140
+
+
+def test_dask_with_a_pool_in_place_of_processes(pool):
+    """Dask pickles the tasks of this scheduler itself, so their functions are those that workers can import."""
+    squares = [dask.delayed(operator.mul)(x, x) for x in range(8)]
+    with dask.config.set(pool=pool, scheduler="processes"):
+        assert dask.delayed(sum)(squares).compute() == 140
 
 
 def test_dask_raises_what_a_task_raises(pool):

@@ -20,7 +20,7 @@ from pywren.client.driver.policy import Policy
 from pywren.client.grouping import members_by_group
 from pywren.client.inputs import Inputs
 from pywren.client.jobs import Job
-from pywren.client.protocols import Invoker, Origin, adapted
+from pywren.client.protocols import Dispatcher, Invoker, Origin, adapted
 from pywren.client.routes import make_dispatcher
 from pywren.client.staging import StagedDispatcher, agg_data
 from pywren.client.typevars import A, HasOutcome, T
@@ -235,8 +235,7 @@ class Executor(MoreVerbs):
                 by default ``scheduler.retries`` (2). With 0, a call that may have started is never started again.
             retry_on: the classes of exceptions after which a call is tried again; the function may then run several
                 times. By default none, or ``Exception`` if ``retries`` is given.
-            backup: start a second attempt of calls that take over three times as long as the others; the first result
-                counts.
+            backup: start a second attempt of calls that take over three times as long as the others.
             name: a name under which ``pywren.attach`` finds the calls again, from any process and machine.
             progress: whether ``wait`` and ``get_all_results`` show a bar for these calls: True, False, or ``"auto"``,
                 which leaves it to ``PYWREN_PROGRESS`` and ``scheduler.progress``; see ``pywren.wait``.
@@ -758,16 +757,19 @@ class Executor(MoreVerbs):
             options=options,
             policy=policy,
         )
+        return self._dispatch(dispatcher, submission)
+
+    def _dispatch(self, dispatcher: Dispatcher, submission: Submission) -> list[ResponseFuture]:
         if self._calls_to.runs_here:
             waiting.say_what_is_in_the_way("on this machine")
         try:
             futures = dispatcher.dispatch(submission)
         except KeyboardInterrupt:
-            self._give_up(callset)
+            self._give_up(submission.callset)
             raise
         if self._kept is not None and not self._is_in_memory:
             self._keep(futures)
-        if options.get("show_output"):
+        if submission.options.get("show_output"):
             for future in futures:
                 future.add_done_callback(show_output_of)
         return futures

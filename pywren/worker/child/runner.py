@@ -137,8 +137,7 @@ class TaskRunner:
                 _settrace(self.condition.trace)
             self.condition.mend()
             _restore_pickle()
-            if called is None:
-                # The function was not called: an import that it or its argument needs has failed.
+            if called is None:  # an import that the function or its argument needs has failed
                 return _raised(error, {"setup_time": now - started, "exec_time": 0.0})._replace(begun=False)
             info = {"setup_time": called - started, "exec_time": (ended or now) - called}
             return _raised(error, info) if ended is None else _not_pickled(error, info)

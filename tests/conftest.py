@@ -75,6 +75,17 @@ def pywren_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         presence.forget_all()
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Let exceptions among a test's parameters, which last as long as the session, forget the frames they went through.
+
+    Such a frame would keep its executor, and with it the executor's connections.
+    """
+    for value in getattr(getattr(item, "callspec", None), "params", {}).values():
+        if isinstance(value, BaseException):
+            value.__traceback__ = value.__context__ = None
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _models_of_aws_are_read_once() -> Iterator[None]:
     """Let all botocore sessions share their loaders, as a program's clients share one session."""

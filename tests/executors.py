@@ -10,7 +10,7 @@ import fcntl
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,11 @@ import pytest
 
 import pywren
 import pywren.testing
+from pywren.client.lease import FIRST_WRITE
 from pywren.executor import Executor
 from pywren.future import ResponseFuture
 from pywren.testing import _set_up
+from pywren.worker.watch import FIRST_LOOK
 
 KINDS = ["local", "dummy", pytest.param("lambda", marks=pytest.mark.moto)]
 """Parameters of a fixture whose tests run over every kind but the emulated one."""
@@ -119,12 +121,29 @@ def make(kind: str, home: Path, emulator: Any = None) -> Iterator[Ready]:
         with _world(emulator):
             config = config if emulator is None else emulator.deploy()
             executor = stack.enter_context(factory(config=config))
+        if emulator is not None:
+            stack.callback(executor.storage.close)
+            stack.callback(executor.invoker.close)
         patch.undo()
         yield Ready(kind, executor, config, emulator)
 
 
 def _world(emulator: Any) -> AbstractContextManager[None]:
     return nullcontext() if emulator is None else _set_up.environment(emulator.environment)
+
+
+def slow_machine_requests(executions: Sequence[Any], seconds: float) -> float:
+    """Return how many requests may be due to a machine that does much else, and is slow; 0 on an idle one.
+
+    A call that takes over 2 s looks every 3 s whether it was ended elsewhere, and writes a beacon every 30 s, which the
+    client reads. A map that takes over 10 s writes a lease.
+
+    Args:
+        executions: the emulator's records of the calls.
+        seconds: how long the map took.
+    """
+    each = [one.duration_ms / 1000 for one in executions]
+    return sum(3 + long for long in each if long > FIRST_LOOK) + seconds // FIRST_WRITE
 
 
 class Presence:

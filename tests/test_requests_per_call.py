@@ -4,10 +4,9 @@ import os
 import time
 
 import pytest
+from executors import slow_machine_requests
 
 import pywren
-from pywren.client.lease import FIRST_WRITE
-from pywren.worker.watch import FIRST_LOOK
 
 emulator_module = pytest.importorskip("pywren.testing.emulator")
 
@@ -50,17 +49,7 @@ def requests_of(emulator, executor, function, items):
     seconds = time.monotonic() - began
     emulator.wait_idle()
     executions = emulator.executions()[earlier:]
-    return emulator.counters() - before, executions, extra(executions, seconds)
-
-
-def extra(executions, seconds):
-    """Return how many requests may be due to a machine that does much else, and is slow; 0 on an idle one.
-
-    A call that takes over 2 s looks every 3 s whether it was ended elsewhere, and writes a beacon every 30 s, which the
-    client reads. A map that takes over 10 s writes a lease.
-    """
-    each = [one.duration_ms / 1000 for one in executions]
-    return sum(3 + long for long in each if long > FIRST_LOOK) + seconds // FIRST_WRITE
+    return emulator.counters() - before, executions, slow_machine_requests(executions, seconds)
 
 
 def test_a_map_takes_two_requests_of_s3_per_call(emulator, executor):

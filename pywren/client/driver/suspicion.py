@@ -109,13 +109,15 @@ class _Patience(NamedTuple):
         growth: see ``again``.
         since: until when the service has started calls, or may have.
         quiet: whether the service seems to do nothing.
+        few: whether besides only few calls are left.
     """
 
     first: float
     again: float
     growth: float
     since: float
-    quiet: bool
+    quiet: bool = False
+    few: bool = False
 
     def of(self, call: CallRecord) -> float:
         """Return how many seconds the present attempt of a call may wait."""
@@ -128,15 +130,15 @@ def _patience(service: Service, oldest: AttemptRecord, now: float) -> _Patience:
     # counts how long those repeats have waited.
     losing = service.proven > 2 * len(service.repeated)
     if _is_quiet(service, now):
-        few = service.outstanding() <= MOST_REPEATED and service.newest_started
+        few = service.outstanding() <= MOST_REPEATED
         since = max(oldest.sent, service.last_start)
-        return _Patience(SHORTEST, SHORTEST, GROWTH_AT_REST if losing or few else GROWTH, since, True)
+        return _Patience(SHORTEST, SHORTEST, GROWTH_AT_REST if losing or few else GROWTH, since, True, few)
     usual = max(SHORTEST, USUAL_WAITS * service.usual_wait())
     if not losing:
-        return _Patience(usual, usual, GROWTH, oldest.sent, False)
+        return _Patience(usual, usual, GROWTH, oldest.sent)
     again = max(SHORTEST, USUAL_WAITS * service.repeat_waits.quantile(USUAL))
     first = min(usual, again) if service.proven >= MOST_REPEATED else usual
-    return _Patience(first, again, GROWTH_OF_LOSSES, oldest.sent, False)
+    return _Patience(first, again, GROWTH_OF_LOSSES, oldest.sent)
 
 
 def _dropped(record: CallsetRecord, now: float) -> list[Suspect]:
@@ -206,14 +208,13 @@ def _dropped_again(record: CallsetRecord, now: float, patience: _Patience, alone
     service = record.service
     newest = max(service.newest_started, service.newest_repeat)
     first = next(iter(service.repeated), None)
-    few = patience.quiet and service.outstanding() <= MOST_REPEATED
     found = []
     for call in record.repeated:
         attempt = call.current
         if attempt is None or attempt not in record.waiting or now - attempt.sent < patience.of(call):
             continue
         # If nothing starts, one call that is invoked again and again shows as well as ten when that changes.
-        if attempt.order < newest or (alone.most and (call is first or few)):
+        if attempt.order < newest or (alone.most and (call is first or patience.few)):
             found.append(Suspect(call, attempt, Cause.DROPPED))
     return found
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import hostile
 import psutil
 import pytest
-from executors import Presence, version_module
+from executors import Presence, slow_machine_requests, version_module
 
 import pywren
 from pywren.client import failure_records
@@ -80,12 +81,13 @@ def test_what_it_counts(emulator: Emulator, config: dict[str, Any]) -> None:
     name = config["lambda"]["function_name"]
     executor = pywren.lambda_executor(config=config)
     emulator.wait_idle()
-    before, ran = emulator.counters(), len(emulator.executions(name))
+    before, ran, began = emulator.counters(), len(emulator.executions(name)), time.monotonic()
     pywren.get_all_results(executor.map(str, range(3)))
+    more = slow_machine_requests(emulator.executions(name)[ran:], time.monotonic() - began)
     emulator.wait_idle()
     counted = emulator.counters() - before
     assert counted.count(caller="client", operation="Invoke").requests == 3
-    assert counted.count(caller=f"function:{name}", operation="PutObject").requests == 3
+    assert 0 <= counted.count(caller=f"function:{name}", operation="PutObject").requests - 3 <= more
     assert counted.executions[name].invocations == 3
     assert [each.outcome for each in emulator.executions(name)[ran:]] == ["ok"] * 3
     assert not emulator.executions("another")

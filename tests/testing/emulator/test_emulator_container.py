@@ -504,14 +504,16 @@ def test_another_runtime_than_the_emulators_is_refused(bench: Bench) -> None:
     assert PYTHON in error["errorMessage"]
 
 
-def test_a_process_that_ends_between_calls_is_started_again(bench: Bench) -> None:
+def test_a_process_that_ends_between_calls_is_started_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next call does not fail, but takes the time of a new start."""
+    # a frozen process could not end
+    monkeypatch.setattr("pywren.testing.emulator._container._FREEZE_SECONDS", 600)
 
     async def main() -> Reply:
         container = bench.make()
         try:
             value(await invoke(container, 0, {"do": "leave_later"}))
-            await asyncio.sleep(0.3)
+            await asyncio.wait_for(container._running_environment().exited, 60)
             return await invoke(container, 1, {"do": "count"})
         finally:
             await container.close()

@@ -13,14 +13,17 @@ from pywren.testing.emulator._supervisor import module_command, supervised
 
 ORPHANS = """
 import os, signal, sys, time
+printed, write = os.pipe()
 if os.fork() == 0:
     os.setsid()                       # it leaves the process group
     if os.fork() == 0:                # and its parent
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         print(os.getpid(), flush=True)
+        os.write(write, b"!")
         time.sleep(600)
     os._exit(0)
 os.wait()
+os.read(printed, 1)
 """
 
 

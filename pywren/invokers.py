@@ -141,6 +141,7 @@ class DummyInvoker(Invoker):
         self.payloads: list[Payload] = []
         self.thread: threading.Thread | None = None
         self._following: list[Following] = []
+        self._ran: set[Ids] = set()  # a status that was just written is not found by a poll that ran a moment before
         # Wakes a thread in run_jobs() that has let a call go: another thread keeps the payload of that call.
         self._kept = threading.Condition()
 
@@ -189,13 +190,14 @@ class DummyInvoker(Invoker):
             DecodeError: a payload was not valid; the other calls have run.
         """
         # Take them all first: a payload that another thread adds while these run stays for the next run_jobs().
-        self._let_go(frozenset())
+        self._let_go()
         first = self._take(MAXJOBS)
         left = MAXJOBS - len(first)
 
         def followers(ran: Sequence[Payload]) -> list[Payload]:
             nonlocal left
-            taken = self._take(left if MAXJOBS >= 0 else -1, self._let_go(frozenset(map(_call_of, ran))))
+            self._ran.update(map(_call_of, ran))
+            taken = self._take(left if MAXJOBS >= 0 else -1, self._let_go())
             left -= len(taken)
             return taken
 
@@ -224,15 +226,11 @@ class DummyInvoker(Invoker):
                     taken.append(payload)
         return taken
 
-    def _let_go(self, ran: frozenset[Ids]) -> frozenset[Ids]:
-        """Let the calls go whose inputs have ended, and return them when their payloads are kept here.
-
-        Args:
-            ran: the calls that have just run.
-        """
+    def _let_go(self) -> frozenset[Ids]:
+        """Let the calls go whose inputs have ended, and return them when their payloads are kept here."""
         gone: set[Ids] = set()
         for one in list(self._following):
-            if one.is_due(ran):
+            if one.is_due(self._ran):
                 with suppress(ValueError):  # of two threads, the one that removes it decides
                     self._following.remove(one)
                     if one.decide():

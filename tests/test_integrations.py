@@ -247,7 +247,7 @@ PAGE = (ROOT / "docs" / "integrations.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^## (.*?)$.*?^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("program", [program for _, program in BLOCKS], ids=[title for title, _ in BLOCKS])
 def test_a_program_of_the_page_runs(program, tmp_path):
     """Each section's program runs as it is, on this machine."""

@@ -373,6 +373,7 @@ def test_an_estimator_of_the_script(data):
 
 
 @pytest.mark.moto
+@pytest.mark.thorough
 @pytest.mark.usefixtures("on_lambda")
 def test_a_run_on_lambda():
     """Results come in order, and an exception with the traceback of the worker."""
@@ -385,6 +386,7 @@ def test_a_run_on_lambda():
 
 
 @pytest.mark.moto
+@pytest.mark.thorough
 @pytest.mark.usefixtures("on_lambda")
 @pytest.mark.parametrize("name", ["array", "frame"])
 def test_large_arguments_on_lambda(name):

@@ -221,9 +221,7 @@ class StagedCallset:
         if self.driver is None or self._invocations is None or not self.driver.let_go(call_id):
             return False
         if not self._invocations.wake():
-            self._monitor.watch(
-                self, FIRST_POLL
-            )  # the threads that invoke may just be about to end: a poll looks again
+            self._monitor.watch(self, FIRST_POLL)  # the threads that invoke may be about to end: a poll looks again
         return True
 
     def end_like(self, call_id: str, failed: CallState) -> None:

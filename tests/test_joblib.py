@@ -246,7 +246,7 @@ LARGE_ARGUMENTS = {
     "view": np.arange(2 * LARGE, dtype=float)[::2],
     "frame": pd.DataFrame({"x": np.arange(LARGE), "word": ["a", "b"] * (LARGE // 2)}),
     "series": pd.Series(np.arange(LARGE)),
-    "sparse": scipy.sparse.random(2000, 2000, 0.1, format="csr", rng=0),
+    "sparse": scipy.sparse.csr_matrix(np.random.default_rng(0).random((2000, 2000)) > 0.9, dtype=float),
 }
 
 

@@ -541,6 +541,34 @@ def test_a_forked_process(ready, pool, presence):
     assert following.result(WAIT) is False
 
 
+@pytest.mark.parametrize("is_another", [False, True], ids=["same", "another executor"])
+def test_an_input_that_only_the_held_call_needs(ready, presence, is_another):
+    """The program drops the input, and the garbage collector runs: the call gets its value all the same."""
+    if ready.kind == "dummy":
+        pytest.skip("the program runs the calls")
+    follower = pywren.local_executor() if is_another else ready.executor
+    first = held(ready, presence)
+    following = follower.submit(operator.not_, first)
+    del first
+    gc.collect()
+    assert presence.wait()
+    presence.let_go()
+    assert following.result(WAIT) is False
+
+
+def test_an_input_is_freed_when_the_program_drops_it(ready, pool, presence):
+    """Nothing keeps a result that other calls have used, not even until the garbage collector runs."""
+    if ready.kind == "dummy":
+        pytest.skip("the program runs the calls")
+    first = held(ready, presence)
+    following = pool.submit(operator.not_, first)
+    assert presence.wait()
+    presence.let_go()
+    assert following.result(WAIT) is False
+    assert first.result(WAIT) == "on time"
+    assert not [one for one in first._installed or () if type(one).__name__.endswith("Teller")]
+
+
 def test_a_pickled_future_of_a_call_that_is_held(ready, pool, presence):
     """A copy of its future waits for the call, which this process drives; also if the input fails."""
     if ready.kind == "dummy":

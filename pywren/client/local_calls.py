@@ -131,6 +131,9 @@ class LocalCallset:
         # Strong references, unlike in StagedCallset: the pool reports every call anyway, and the report removes the
         # entry.
         self._futures: dict[int, CallState] = {}
+        # What calls that are held wait for. The origin of an input may keep it only weakly, and the program may have
+        # dropped it. Each step is one operation of the dictionary.
+        self._inputs: dict[int, Sequence[CallState]] = {}
         # Held by a thread that adds a call, so that the indices here and in the pool agree. No thread waits for it.
         self._joining = threading.Lock()
         self._joins_until = 0.0
@@ -175,6 +178,7 @@ class LocalCallset:
         )
         for index in held:  # after _batch is set, which let_go() needs
             inputs, as_values = submission.inputs[index], submission.as_values
+            self._inputs[index] = inputs
             self._follow(Following(self, create_call_id(index), inputs, as_values=as_values))
         self._sent = _Sent.of(submission)  # done last, because the calls are already running
         if len(futures) == 1 and not (
@@ -223,6 +227,7 @@ class LocalCallset:
     def let_go(self, call_id: str, inputs: Sequence[CallState]) -> bool:
         """Have the pool run a call that was held. Return False if it was cancelled meanwhile."""
         batch = self._batch
+        self._inputs.pop(int(call_id), None)
         if batch is None or int(call_id) not in self._futures:
             return False
         # Here, and not on the thread that settles an input: pickling an outcome may run the user's code.
@@ -250,6 +255,7 @@ class LocalCallset:
 
     def _end(self, call_id: str, verdict: Verdict) -> None:
         batch, index = self._batch, int(call_id)
+        self._inputs.pop(index, None)
         one = self._futures.pop(index, None)  # as in _on_results(): cancel() may be faster
         if one is None:
             return
@@ -441,6 +447,7 @@ class LocalCallset:
         batch = self._batch
         if batch is None or not self._pool.cancel(batch, index, running=running):
             return False
+        self._inputs.pop(index, None)
         error = CallCancelledError("the call was cancelled", call_id=target.call_id, callset_id=self.callset.id)
         result = RunResult(None, None, failure=Failure.of(error), returncode=None)
         # The pool reports nothing more about this call, unless it already has a result: then settle() decides.
@@ -614,7 +621,7 @@ class LocalCallset:
         # after_in_child hooks run in the order of registration, on the only thread that the child has. So take no lock
         # that a later hook replaces: settle() takes only the condition that has just been replaced, as no callbacks are
         # left.
-        lost, self._futures = self._futures, {}
+        lost, self._futures, self._inputs = self._futures, {}, {}
         call_state.forget_parent_threads(self.callset.condition, lost.values())
         text = "the call belongs to the process from which this process was forked; only that process gets the result"
         call_state.settle(

@@ -211,6 +211,30 @@ def test_after_fork_both_processes_go_on(tmp_path):
     assert done.stdout == "0 on time 3\n", done.stderr
 
 
+FORK_WHILE_COMPLETING = """
+import os, sys, pywren, hostile
+executor = pywren.local_executor()
+hold = lambda path: path and hostile.holds_until(path, path + ".gate")
+completed = pywren.as_completed(executor.map(hold, ["", sys.argv[1]]))
+assert next(completed).result() == ""
+child = os.fork()
+if child == 0:
+    lost = [type(one.exception()).__name__ for one in completed]
+    os._exit(0 if lost == ["CallLostError"] else 1)
+_, status = os.waitpid(child, 0)
+open(sys.argv[1] + ".gate", "w").close()
+print(os.waitstatus_to_exitcode(status), [one.result() for one in completed])
+"""
+
+
+def test_as_completed_goes_on_after_a_fork(tmp_path):
+    """Both processes get the futures that were not taken before; in the child their calls are lost."""
+    held = str(tmp_path / "held")
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK_WHILE_COMPLETING, held]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT, env=environment(tmp_path), check=False)
+    assert done.stdout == "0 ['on time']\n", done.stderr
+
+
 FORK_AND_END = """
 import os, pickle, sys, time, pywren
 with open(sys.argv[1], "wb") as file:

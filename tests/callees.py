@@ -111,6 +111,10 @@ def change(array: Any) -> float:
     return float(array[0])
 
 
+def type_of(value: Any) -> type:
+    return type(value)
+
+
 class Placed:
     """Notes the thread on which it was unpickled."""
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pywren.aws.per_process import PerProcess
 from pywren.client.local_worker import LocalWorker, Payload, run_payloads
@@ -137,11 +137,14 @@ class DummyInvoker(Invoker):
 
     TIME_LIMIT = False  # kept only for programs written for 0.4
 
+    # The calls that this process has run. A poll that ran a moment before does not find a status that was just written.
+    # Shared by all, because a call may follow those of another dummy executor.
+    _ran: ClassVar[set[Ids]] = set()
+
     def __init__(self) -> None:
         self.payloads: list[Payload] = []
         self.thread: threading.Thread | None = None
         self._following: list[Following] = []
-        self._ran: set[Ids] = set()  # a status that was just written is not found by a poll that ran a moment before
         # Wakes a thread in run_jobs() that has let a call go: another thread keeps the payload of that call.
         self._kept = threading.Condition()
 

@@ -330,6 +330,7 @@ def test_values_of_another_storage(ready, pool, tmp_path):
     with executors.make("local", tmp_path) as elsewhere:
         firsts = [other.executor.call_async(abs, -1), elsewhere.call(hostile.returns_much, 2_000_000)]
         other.run()
+        pywren.wait(firsts[1:], timeout=WAIT)  # run_jobs() of a dummy executor does not wait for calls elsewhere
         following = pool.submit(lambda one, many: one + len(many), *firsts)
         back = pywren.PoolExecutor(executor=elsewhere.executor).submit(operator.add, following, 1)
         ready.run()

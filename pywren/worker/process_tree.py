@@ -105,7 +105,7 @@ def kill_marked(directory: str) -> None:
     for _ in range(_ROUNDS):
         found, new = [], False
         for pid in _all_processes():
-            marks = _marks_of(pid)
+            marks = _marks_of(pid, until)
             if marks is None:
                 # It ended after the list was made, or before. In the first case it may have forked in between.
                 new = new or pid not in ended
@@ -199,13 +199,18 @@ def _all_processes() -> list[int]:
         return []
 
 
-def _marks_of(pid: int) -> bytes | None:
-    """Return the marks in a process's environment, or ``None`` if the process has ended."""
+def _marks_of(pid: int, until: float) -> bytes | None:
+    """Return the marks in a process's environment, or ``None`` if the process has ended.
+
+    Args:
+        pid: the process.
+        until: how long to wait for the end of an execve(2), in seconds of ``time.monotonic``. One limit for all
+            processes: the pump's other work waits for this.
+    """
     try:
         # The environment with which the program was started (proc(5)). Later changes, as by ``os.environ``, do not show
         # here.
         environment = _read(pid, "environ")
-        until = time.monotonic() + _EXEC_SECONDS
         while not environment and _is_program(pid) and time.monotonic() < until:
             # In the middle of execve(2) a process has neither an environment nor arguments.
             has_arguments = bool(_read(pid, "cmdline"))
@@ -235,6 +240,5 @@ def _read(pid: int, name: str) -> bytes:
 
 
 _FLAGS, _PF_KTHREAD = 6, 0x00200000  # the index of the flags in what _stat() returns; linux/sched.h
-_EXEC_SECONDS = 0.5
 _MARK_PREFIX = os.fsencode(f"{MARK}=")
 _MOST_ENVIRONMENT = 4 * 1024 * 1024

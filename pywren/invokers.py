@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pywren.aws.per_process import PerProcess
 from pywren.client.local_worker import LocalWorker, Payload, run_payloads
 from pywren.client.protocols import Invoker
-from pywren.exceptions import ArgumentError
+from pywren.exceptions import ArgumentError, PywrenError
 from pywren.wire.call import ASYNC_PAYLOAD_LIMIT
 from pywren.wire.keys import function_name
 
@@ -90,6 +90,16 @@ class LambdaInvoker(Invoker):
     def function_name(self) -> str:
         """The function's name, even if it was given as an ARN or with a qualifier."""
         return function_name(self.lambda_function_name)
+
+    def deployed_memory(self) -> int | None:
+        """Ask Lambda how many megabytes the function has; ``None`` if it has no answer, or may not be asked."""
+        try:
+            found = self.aws.function_config(self.lambda_function_name)
+        except PywrenError as error:
+            logger.debug("the memory of the function %s is not known: %s", self.lambda_function_name, error)
+            return None
+        size = (found or {}).get("MemorySize")
+        return size if isinstance(size, int) else None
 
     def invoke(self, payload: Payload) -> str:
         """Start one call.

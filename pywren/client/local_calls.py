@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pywren.client import call_state, waiting
 from pywren.client.call_state import CallState
 from pywren.client.callset import Callset, Submission
-from pywren.client.driver.policy import Policy
+from pywren.client.driver.policy import Policy, too_late
 from pywren.client.ends import store_outcome
 from pywren.client.following import Following, must_follow
 from pywren.client.local_attempts import LocalAttempts
@@ -41,6 +41,7 @@ from pywren.client.protocols import Invoker, Recipe
 from pywren.client.verdict import Verdict, cancelled_with, encoded, of_result, outcomes_of, traceback_of, unexpected
 from pywren.exceptions import (
     CallCancelledError,
+    CallError,
     CallLostError,
     PywrenError,
     ResultSerializationError,
@@ -127,6 +128,7 @@ class LocalCallset:
         self._sent: _Sent | None = None
         self._policy = policy
         self._follow = follow
+        self._deadline = math.inf if policy.timeout is None else time.monotonic() + policy.timeout
         self._attempts = LocalAttempts(callset, policy)
         # Strong references, unlike in StagedCallset: the pool reports every call anyway, and the report removes the
         # entry.
@@ -172,7 +174,7 @@ class LocalCallset:
             show_output=show_output,
             repeats=self._attempts.repeats,
             most_processes=self._policy.max_concurrency,
-            on_tick=self._on_tick if self._policy.backup else None,
+            on_tick=self._on_tick if self._policy.backup or self._deadline < math.inf else None,
             references=references,
             held=held,
         )
@@ -322,7 +324,10 @@ class LocalCallset:
 
     def _on_tick(self, _: int) -> None:
         # On the pump's thread.
-        if self._pool.has_idle():
+        if time.monotonic() >= self._deadline:
+            for one in self.outstanding():
+                self._stop(one, too_late(self._policy))
+        elif self._policy.backup and self._pool.has_idle():
             self._attempts.start_backups(self._back_up)
 
     def _back_up(self, call_id: str) -> int | None:
@@ -443,12 +448,16 @@ class LocalCallset:
         return sum(self._cancel(one, running=False) for one in reversed(self.outstanding()))
 
     def _cancel(self, target: CallState, *, running: bool = True) -> bool:
+        return self._stop(target, CallCancelledError("the call was cancelled"), running=running) and target.cancelled()
+
+    def _stop(self, target: CallState, error: CallError, *, running: bool = True) -> bool:
+        """End a call with an error, even if a process runs it. Return False if the call has ended, or may go on."""
         index = int(target.call_id)
         batch = self._batch
         if batch is None or not self._pool.cancel(batch, index, running=running):
             return False
         self._inputs.pop(index, None)
-        error = CallCancelledError("the call was cancelled", call_id=target.call_id, callset_id=self.callset.id)
+        error.call_id, error.callset_id = target.call_id, self.callset.id
         result = RunResult(None, None, failure=Failure.of(error), returncode=None)
         # The pool reports nothing more about this call, unless it already has a result: then settle() decides.
         # The pool still reports this call, as cancelled or with whatever else ended its process first. If the pump pops
@@ -457,9 +466,9 @@ class LocalCallset:
         self._attempts.cancelled(target.call_id)
         self.callset.note_failure(target.call_id, error)
         call_state.settle([(target, Verdict(None, error, result, time.time()))])
-        # Another process may be waiting for this call: it learns of the cancellation from the stored status.
+        # Another process may be waiting for this call: it learns of the end from the stored status.
         self._store_if_known(target)
-        return target.cancelled()
+        return True
 
     def run_status(self, target: CallState) -> dict[str, Any] | None:
         """Return the status that a worker would have written to a storage."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
@@ -156,13 +157,20 @@ class Presence:
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._connections: list[socket.socket] = []
+        self._late: list[socket.socket] = []
+        self._usher = threading.Thread(target=self._let_pass)
+        self._closing = False
         self.address: tuple[str, int] = self._listener.getsockname()
 
     def __enter__(self) -> Presence:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        for each in (self._listener, *self._connections):
+        if self._usher.ident is not None:
+            self._closing = True
+            socket.create_connection(self.address).close()  # this wakes the usher
+            self._usher.join(WAIT)
+        for each in (self._listener, *self._connections, *self._late):
             each.close()
 
     def wait(self, count: int = 1, *, seconds: float = WAIT) -> bool:
@@ -175,9 +183,17 @@ class Presence:
 
     def let_go(self) -> None:
         """Let the waiting functions go on, and any that connect later."""
-        self._listener.close()
         for connection in self._connections:
             connection.sendall(b"!")
+        self._listener.settimeout(None)
+        self._usher.start()
+
+    def _let_pass(self) -> None:
+        # Not by closing the listener: somebody else may get its port, and would let the functions wait.
+        while not self._closing:
+            self._late.append(self._listener.accept()[0])
+            with suppress(OSError):  # the process that connected may have been killed
+                self._late[-1].sendall(b"!")
 
     def is_over(self) -> bool:
         """Wait until every process that connected has ended, and return whether it did in time."""

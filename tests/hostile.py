@@ -214,7 +214,7 @@ def holds_until(path, gate):
 
 
 def waits_to_go_on(address):
-    """Connect, and wait for permission to go on; a refused connection is permission."""
+    """Connect, and wait for permission to go on; a connection that is refused or closed is permission, too."""
     try:
         with take(address) as connection:
             connection.recv(1)

@@ -183,6 +183,8 @@ class Presence:
 
     def let_go(self) -> None:
         """Let the waiting functions go on, and any that connect later."""
+        if self._usher.ident is not None:
+            return
         for connection in self._connections:
             connection.sendall(b"!")
         self._listener.settimeout(None)

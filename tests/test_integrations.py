@@ -227,11 +227,21 @@ def test_an_interrupted_cell_leaves_a_usable_executor(tmp_path):
     said = ipython(
         tmp_path,
         """
-        import signal, threading
-        run("import pywren, time\\npwex = pywren.local_executor()\\npwex.call_async(abs, -1).result()")
+        import signal, threading, time
+        run("import os, pywren, time\\npwex = pywren.local_executor()\\npwex.call_async(abs, -1).result()")
+        run("def hold(path):\\n    open(path, 'w').close()\\n    time.sleep(300)")
+        paths = [os.path.abspath(name) for name in ("first", "second")]
+        shell.push({"paths": paths})
+
+        def press():  # as Jupyter's button does; a call that had not begun would be cancelled at once
+            while not all(map(os.path.exists, paths)):
+                time.sleep(0.01)
+            time.sleep(0.3)
+            signal.pthread_kill(main, signal.SIGINT)
+
         main = threading.main_thread().ident
-        threading.Timer(0.5, signal.pthread_kill, [main, signal.SIGINT]).start()  # as Jupyter's button does
-        print("interrupted by", type(run("pywren.get_all_results(pwex.map(time.sleep, [300, 300]))")).__name__)
+        threading.Thread(target=press).start()
+        print("interrupted by", type(run("pywren.get_all_results(pwex.map(hold, paths))")).__name__)
         run("print('cancelled', pwex.cancel_all())")
         run("print('then', pwex.call_async(abs, -1).result())")
         """,

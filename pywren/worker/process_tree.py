@@ -22,6 +22,8 @@ MARK = "PYWREN_WORKER"
 """The environment variable that names the directories of the worker processes above a process."""
 
 _PR_SET_CHILD_SUBREAPER = 36
+_PF_EXITING = 0x4  # include/linux/sched.h
+_FLAGS = 6  # the field of ``_stat``
 # A process in state D (proc(5)) ends only when its I/O does. The pump must not wait for that.
 _END_SECONDS = 1.0  # seconds to wait for killed processes to end
 _ROUNDS = 100  # the most rounds of killing processes that were started meanwhile
@@ -174,6 +176,16 @@ def _kill_and_wait(pids: Iterable[int]) -> bool:
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
+
+
+def is_ending(pid: int) -> bool:
+    """Tell whether the kernel is ending a process, or has ended it; False where this cannot be known.
+
+    The kernel sets the flag before it closes the process's descriptors, and reports the end after that (do_exit). On a
+    busy machine, seconds may pass in between.
+    """
+    flags = _stat(pid)[_FLAGS : _FLAGS + 1]
+    return bool(flags) and bool(int(flags[0]) & _PF_EXITING)
 
 
 def _is_running(pid: int) -> bool:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 
 from pywren.wire.failure import Failure
+from pywren.worker import process_tree
 from pywren.worker.descriptors import LONGEST_POLL, wait_readable
 from pywren.worker.parent import lifetime as pool_lifetime
 from pywren.worker.parent.batch import EncodedFunctions, OnStart
@@ -31,7 +32,9 @@ from pywren.worker.parent.watch import Watch
 logger = logging.getLogger(__name__)
 
 _NEVER = float("inf")
-_DEATH_SECONDS = 0.05  # the most seconds between the end of a process's channel and that of the process
+# The most seconds between the end of a process's channel and that of the process, where the kernel does not tell which
+# processes it is ending.
+_DEATH_SECONDS = 0.05
 _GATHER_SECONDS = 0.0003
 _GATHER_FROM = 64  # if a member holds this many calls, and as many are outstanding, calls take microseconds
 
@@ -277,9 +280,10 @@ class Pump:
 
 def _kill(member: Member) -> None:
     if member.was_lost:
-        # The channel of a process that is killed closes moments before ``pidfd`` reports the end. A process that lives
-        # on has closed the channel itself.
-        member.closed_channel = not wait_readable(member.process.pidfd, _DEATH_SECONDS)
+        # The channel of a process that is killed closes some time before ``pidfd`` reports the end. A process that
+        # lives on has closed the channel itself.
+        ends = process_tree.is_ending(member.process.pid) or wait_readable(member.process.pidfd, _DEATH_SECONDS)
+        member.closed_channel = not ends
     member.process.kill()  # this takes up to a second for each round of killing what the call has started
 
 

@@ -11,7 +11,8 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import psutil
 import pytest
@@ -20,7 +21,9 @@ from child_processes import WAIT, value, wait_until
 from pywren.pickling.packed import dumps
 from pywren.wire.cause import Cause
 from pywren.worker import own_signals, process_tree
+from pywren.worker.parent import pump
 from pywren.worker.parent.fork_server import ForkServer
+from pywren.worker.parent.member import Member
 from pywren.worker.parent.pool import LocalPool
 from pywren.worker.task import Function, Runner, RunResult, Stop, Task, crash_failure
 
@@ -143,6 +146,23 @@ def test_a_process_that_somebody_kills(runner: Runner, number: int, tmp_path: Pa
 
     result = killed_from_outside(runner, tmp_path / "begun", kill)
     assert (cause(result), result.returncode) == (Cause.KILLED, -number)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which processes it is ending")
+@pytest.mark.parametrize("is_killed", [True, False])
+def test_a_process_whose_end_takes_long(is_killed: bool) -> None:
+    """A connection that closes while the kernel ends the process, however slowly, was not closed by the call."""
+    never_readable, other_end = os.pipe()
+    with subprocess.Popen(["sleep", str(WAIT)]) as process:
+        if is_killed:
+            process.kill()
+            assert wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE)
+        handle = SimpleNamespace(pid=process.pid, pidfd=never_readable, kill=process.kill)
+        member = SimpleNamespace(was_lost=True, process=handle)
+        pump._kill(cast(Member, member))
+    os.close(never_readable)
+    os.close(other_end)
+    assert member.closed_channel is not is_killed
 
 
 def kills_by_a_program(path: str) -> None:

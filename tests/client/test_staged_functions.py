@@ -138,3 +138,23 @@ def test_a_function_that_somebody_has_deleted_or_replaced(executor, replaced):
     lost = executor.map(abs, [-1], use_cached_runtime=False)[0]
     lost.exception(WAIT)
     assert executor.call_async(abs, -1).result(WAIT) == 1
+
+
+@pytest.mark.emulator
+def test_a_loop_of_maps_on_a_warm_worker_imports_once(emulator):
+    """Each map finds the modules that the first one has imported, and its own variables as they were sent."""
+    looks = []
+
+    def look(x):
+        import wave
+
+        looks.append(x)
+        wave.looks = getattr(wave, "looks", 0) + 1
+        return wave.looks, len(looks)
+
+    found = []
+    with pywren.lambda_executor(config=emulator.deploy()) as executor:
+        for number in range(3):
+            found.append(executor.call_async(look, number).result(WAIT))
+            emulator.wait_idle()  # a worker that is just ending its call would not get the next one
+    assert found == [(1, 1), (2, 1), (3, 1)]

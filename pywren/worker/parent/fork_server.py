@@ -96,9 +96,10 @@ class ForkServer:
             ConfigError: the runtime's interpreter cannot be started.
         """
         python = _runtime_python(task.function.runtime_path)
-        for _ in range(_FORK_ATTEMPTS):
-            # From here to ``_take_back`` the child is in no list, so only this thread can find it.
-            process = self._process(python, task)
+        for attempt in range(_FORK_ATTEMPTS):
+            # From here to ``_take_back`` the child is in no list, so only this thread can find it. After the first
+            # attempt it is a new one: several processes may have waited that cannot begin this call.
+            process = self._process(python, task, is_new=attempt > 0)
             if process is None:
                 return RunResult(None, None, failure=cancelled_failure(running=False), returncode=None)
             try:
@@ -117,7 +118,7 @@ class ForkServer:
         failure = Failure("WorkerCrashedError", message, (None,), Cause.WORKER_FAILED)
         return RunResult(None, None, failure=failure, returncode=None)
 
-    def _process(self, python: str | None, task: Task) -> ForkedChild | None:
+    def _process(self, python: str | None, task: Task, *, is_new: bool) -> ForkedChild | None:
         """Return a process that waits for calls of this function, or a new one; end those for other functions.
 
         Return ``None`` after ``close``.
@@ -133,7 +134,7 @@ class ForkServer:
         with self._lock:
             # Search now, with the lock held: another thread may have taken the child since ``_end_waiting``. Whoever
             # removes a child from the list has it alone.
-            fitting = [one for one in self._waiting if one.purpose == purpose]
+            fitting = [] if is_new else [one for one in self._waiting if one.purpose == purpose]
             if fitting:
                 # Rather one that has run calls of this callset, and need not load the function anew.
                 one = min(fitting, key=lambda one: one.function_id != task.function.id)

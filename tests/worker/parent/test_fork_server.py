@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -296,19 +296,30 @@ def test_a_function_that_loads_once_in_a_process(server: ForkServer) -> None:
     assert pids[0] == pids[1] != pids[2] == pids[3]
 
 
-def test_an_argument_that_cannot_be_loaded_after_another_map(server: ForkServer) -> None:
-    """Its call ends with its own error, once a new process could not load it either."""
+def run_together(server: ForkServer, called: Packed, places: Sequence[Path]) -> list[int]:
+    """Run a call of a map in each of several processes, and return these."""
+    with ThreadPoolExecutor(len(places)) as threads:
+        runs = [threads.submit(run_of_map, server, place.name, called, (place, places)) for place in places]
+        return [value(run.result(WAIT)) for run in runs]
 
-    def pid(_: Any) -> int:
-        return os.getpid()
 
-    packed = dumps(pid)
-    first, second = (value(run_of_map(server, callset, packed)) for callset in ("a", "b"))
-    assert first == second
-    function = Function("b", packed, shared_as=("client", sha256(packed.data)))
+def meet(argument: tuple[Path, list[Path]]) -> int:
+    """Wait until each of several calls has begun, and return this process."""
+    mine, places = argument
+    mine.write_text("here")
+    for one in places:
+        wait_for(one)
+    return os.getpid()
+
+
+def test_an_argument_that_cannot_be_loaded_after_another_map(server: ForkServer, tmp_path: Path) -> None:
+    """Its call ends with its own error, once a new process could not load it either, however many others wait."""
+    packed = dumps(meet)
+    first = run_together(server, packed, [tmp_path / f"a{number}" for number in range(4)])
+    assert set(run_together(server, packed, [tmp_path / f"b{number}" for number in range(4)])) == set(first)
+    function = Function("c", packed, shared_as=("client", sha256(packed.data)))
     failed = server.run(Task(function, Packed(b"cno_such_module\nf\n.")))
     assert str(error(failed)) == "No module named 'no_such_module'"
-    assert value(run_of_map(server, "b", packed)) != first
 
 
 def test_an_initializer_runs_once_in_a_process(server: ForkServer) -> None:
@@ -331,19 +342,11 @@ def test_an_initializer_runs_once_in_a_process(server: ForkServer) -> None:
 def test_maps_in_several_threads(server: ForkServer, tmp_path: Path) -> None:
     """A process that has run a call of the same map is preferred to one that would load the function anew."""
 
-    def together(mine: Path) -> int:
-        mine.write_text("here")
-        for name in "ab":
-            wait_for(mine.with_name(name))
-        return os.getpid()
-
-    packed = dumps(together)
-    with ThreadPoolExecutor(2) as threads:
-        runs = [threads.submit(run_of_map, server, name, packed, tmp_path / name) for name in "ab"]
-        first, second = (value(run.result(WAIT)) for run in runs)
+    packed = dumps(meet)
+    first, second = run_together(server, packed, [tmp_path / "a", tmp_path / "b"])
     assert first != second
     for name, pid in (("b", second), ("a", first), ("b", second)):
-        assert value(run_of_map(server, name, packed, tmp_path / name)) == pid
+        assert value(run_of_map(server, name, packed, (tmp_path / name, []))) == pid
 
 
 def test_a_process_that_took_much_memory_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,7 @@ from pywren.worker.child.condition import Condition
 from pywren.worker.child.leftovers import watch_threads
 from pywren.worker.child.loaded_function import LoadedFunction
 from pywren.worker.child.output import Output
+from pywren.worker.child.place import watch_imports
 from pywren.worker.child.runner import TaskRunner
 from pywren.worker.descriptors import close_all_but, drain, high_descriptor
 from pywren.worker.frames import Channel, Frame
@@ -81,6 +82,7 @@ class ForkLoop:
 
         # Before ``Condition``, which takes the present ``Thread.start`` for the right one.
         watch_threads(root)
+        watch_imports()
         own_signals.watch(root)
         self.condition = Condition()
         gc.collect()

@@ -153,6 +153,25 @@ def test_what_an_import_changes_is_there_for_every_call(server: ForkServer) -> N
     assert found == [("x", 4321, found[0][2])] * 3
 
 
+def test_what_a_call_imports_is_there_for_the_next(server: ForkServer) -> None:
+    """A variable that the import sets stays with the module; one that the call sets ends the process."""
+    source = b"import os\nos.environ['IMPORTED'] = os.environ['COPIED'] = 'x'\n"
+
+    def call(change: str) -> tuple[str | None, str | None, int]:
+        import sets_variables  # type: ignore[import-not-found] # noqa: F401
+
+        if change:
+            os.environ[change] = "y"
+        return os.environ.get("IMPORTED"), os.environ.get("COPIED"), os.getpid()
+
+    function = Function("imports", dumps(call), {"sets_variables.py": source})
+    given = ["", "", "COPIED", "", "OWN", ""]
+    found = [value(server.run(Task(function, dumps(change)))) for change in given]
+    assert [one[:2] for one in found] == [("x", "x"), ("x", "x"), ("x", "y"), ("x", "x"), ("x", "x"), ("x", "x")]
+    pids = [pid for *_, pid in found]
+    assert pids[0] == pids[1] == pids[2] != pids[3] == pids[4] != pids[5]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows what children leave")
 def test_a_background_job_ends_with_its_call(server: ForkServer, tmp_path: Path) -> None:
     """A shell's job whose parent has ended is also found, and adds nothing to the next call's output."""

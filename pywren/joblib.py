@@ -58,8 +58,8 @@ _PAUSE_SECONDS = 0.002
 """After so many seconds without another batch, joblib has dispatched all that it had."""
 
 _STAGED_PAUSE_SECONDS = 0.05
-"""The same for calls that go through a storage. A map has its own processes on the workers, which import their modules
-anew, so few maps are better than many."""
+"""The same for calls that go through a storage. Each map costs requests before its first call, so few maps are better
+than many."""
 
 
 class PywrenBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]

@@ -404,6 +404,15 @@ def test_a_run_on_lambda():
 @pytest.mark.moto
 @pytest.mark.thorough
 @pytest.mark.usefixtures("on_lambda")
+def test_runs_on_lambda_share_processes():
+    """Each run has its maps, whose calls find the modules that those of earlier runs have imported."""
+    runs = [Parallel(pre_dispatch="all")(delayed(os.getpid)() for _ in range(2)) for _ in range(3)]
+    assert len({pid for pids in runs for pid in pids}) <= 4  # as many calls as run at the same time
+
+
+@pytest.mark.moto
+@pytest.mark.thorough
+@pytest.mark.usefixtures("on_lambda")
 @pytest.mark.parametrize("name", ["array", "frame"])
 def test_large_arguments_on_lambda(name):
     """They are uploaded once, and each call reads the result of the call that took them."""

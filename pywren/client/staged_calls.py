@@ -64,7 +64,7 @@ from pywren.exceptions import (
 from pywren.pickling.packed import Packed
 from pywren.storage import Storage
 from pywren.system import shutdown
-from pywren.system.forks import in_each_child
+from pywren.system.forks import in_each_child, own_name
 from pywren.system.threads import for_each
 from pywren.wire.cause import NEVER_RAN, Cause
 from pywren.wire.digests import verify_sha256
@@ -181,7 +181,8 @@ class StagedCallset:
             kept.update(complete())
             self._incomplete.pop(ready.call_id, None)
         kept["attempt"], kept["host_submit_time"] = ready.number, time.time()
-        return {**self.shared_payload, **kept, "attempt_key": key, **self.callset.overwrite}
+        own = {"attempt_key": key, "client_process": own_name()}
+        return {**self.shared_payload, **kept, **own, **self.callset.overwrite}
 
     def note_invocation(self, ready: Ready, started: float, seconds: float) -> None:
         """Record when an attempt was invoked, in seconds since the epoch, and how long that took."""

@@ -1,4 +1,4 @@
-"""``in_each_child``: lets objects replace the parent's locks and threads when the program forks a child process."""
+"""What a program that forks must not share with its children: locks and threads (``in_each_child``), and a name."""
 
 from __future__ import annotations
 
@@ -30,3 +30,21 @@ def in_each_child(objects: weakref.WeakSet[_Item], restart: Callable[[_Item], ob
         # Hooks cannot be unregistered. So there is one for each kind of object, and a weak set rather than one for each
         # object.
         os.register_at_fork(after_in_child=restart_all)
+
+
+def own_name() -> str:
+    """Return a random name of this process. A forked child has a name of its own."""
+    return _name
+
+
+_name = ""
+
+
+def _take_name() -> None:
+    global _name
+    _name = os.urandom(16).hex()
+
+
+_take_name()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_take_name)

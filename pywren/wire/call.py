@@ -84,6 +84,9 @@ class Call:
     attempt may cure (``CURABLE``) are written under the attempt's own key instead of the call's status key. With
     ``retry_exceptions``, so are the function's exceptions and its other failures. With ``beacon``, a call that takes
     longer shows that it still runs.
+
+    ``client_process`` is a random name of the process that made the call. Callsets of one such process that have the
+    same function may use the same worker processes, one after the other.
     """
 
     storage_config: Mapping[str, Any]
@@ -119,6 +122,7 @@ class Call:
     retryable: bool = False
     retry_exceptions: bool = False
     beacon: bool = False
+    client_process: str | None = None
     format: int = FORMAT
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -186,6 +190,7 @@ class Call:
             retryable=reader.take("retryable", bool, False),
             retry_exceptions=reader.take("retry_exceptions", bool, False),
             beacon=reader.take("beacon", bool, False),
+            client_process=reader.take("client_process", str, None),
             format=reader.take("format", int, 1),
         )
         return replace(call, extra=reader.rest)

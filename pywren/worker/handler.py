@@ -12,7 +12,7 @@ the client.
 
 Threads: on Lambda one thread handles one call at a time; a stand-alone worker and the mock call ``Container.handle``
 from several threads. While a call is handled, a thread ``pywren-status-watch`` looks after it. The container's lock
-guards its storages and its runner, and is never held during a request. ``warm``, ``callset_id`` and
+guards its storages and its runner, and is never held during a request. ``warm``, ``serves`` and
 ``looked_in_vain`` are hints that threads overwrite without a lock: a lost update only costs a request or a process.
 """
 
@@ -115,7 +115,7 @@ class Container:
         self.outcomes = OutcomeCache()
         self.warm = False
         self.looked_in_vain = -math.inf
-        self.callset_id = ""
+        self.serves: object = None
         self._runner = runner
         self._owns_runner = runner is None
         self._owns_runtimes = runtimes is None
@@ -340,8 +340,8 @@ class _Attempt:
         )
 
     def _execute(self, stopped: Stop) -> RunResult:
-        # Before the runtime is extracted: the old callset's processes may hold the disk space that it needs.
-        self._end_other_callsets()
+        # Before the runtime is extracted: the processes of another function may hold the disk space that it needs.
+        self._end_other_processes()
         archive = Archive.of_call(self.call)
         if archive is None:
             return self._run(stopped)
@@ -352,13 +352,26 @@ class _Attempt:
             self.info["runtime_cached"] = lease.cached
             return self._run(stopped, lease.path)
 
-    def _end_other_callsets(self) -> None:
-        """Stop processes that wait for calls of another map, to free their memory and their runtimes' disk space."""
-        # Only waiting processes end, so calls of the other map that run on other threads are not disturbed. With two
-        # maps in turn, each call ends the other map's idle processes.
-        if self.container.callset_id != self.call.callset_id or not self.call.use_cached_runtime:
-            self.container.callset_id = self.call.callset_id
+    def _end_other_processes(self) -> None:
+        """Stop processes that this call may not use, to free their memory and their runtimes' disk space."""
+        # Only waiting processes end, so calls of other maps that run on other threads are not disturbed. With two
+        # functions in turn, each call ends the other function's idle processes.
+        wanted = self._shared_as(self.call.runtime_sha256)
+        if self.container.serves != wanted or not self.call.use_cached_runtime:
+            self.container.serves = wanted
             self.container.runner.end_waiting()
+
+    def _shared_as(self, runtime: str | None) -> tuple[str | None, ...]:
+        """Return what the calls have in common that may use the same processes: function, runtime and client.
+
+        The function is the same if its digest is, which covers the modules that were sent with it. Calls of several
+        callsets share processes if the same process of a client made them. What they leave in variables of libraries
+        and modules, they leave to each other; nobody else's calls find it. A payload that does not name its client is
+        by itself.
+        """
+        client = self.call.client_process
+        maker = ("callset", self.call.callset_id) if client is None else ("client", client)
+        return *maker, self.call.func_sha256, runtime
 
     def _run(self, stopped: Stop, runtime_path: str | None = None) -> RunResult:
         function = self._fetch_function(runtime_path)
@@ -394,9 +407,11 @@ class _Attempt:
         # checked.
         staged = self.container.functions.get(key, digest, lambda: self.storage.get(key, limit=limit))
         self.info["func_download_time"] = self.container.clock() - begun
-        # The name contains the callset: a map gets the function as it was sent, not as an earlier map changed it.
+        # The name contains the callset: a map gets the function as it was sent, not as an earlier map changed it. The
+        # path is of one extraction: processes that have imported from an older copy of the runtime are not used again.
         name = f"{self.call.callset_id} {digest} {runtime_path}"
-        return Function(name, Packed(staged.pickle), staged.modules, runtime_path)
+        shared_as = self._shared_as(runtime_path)
+        return Function(name, Packed(staged.pickle), staged.modules, runtime_path, shared_as=shared_as)
 
     def _fetch_data(self) -> bytes:
         if self.call.data_inline is not None:

@@ -98,23 +98,24 @@ def function_from(segments: Sequence[Buffer], key: int = 0) -> Function:
     return Function(str(key), packed_from(segments[1:]), modules, runtime_path)
 
 
-def encode_task(task: Task, *, with_function: bool) -> Outgoing:
+def encode_task(task: Task, *, with_function: bool, load_anew: bool = False) -> Outgoing:
     """Encode a task for a forked child.
 
     Args:
         task: the task.
         with_function: whether to include the function; a child keeps the function that came with its first task.
+        load_anew: whether the child must load that function anew: the task is of another callset than the last one.
     """
     function = function_segments(task.function) if with_function else []
-    head = pickle.dumps((len(function), task.references, dict(task.extra_env)), 5)
+    head = pickle.dumps((len(function), task.references, dict(task.extra_env), load_anew), 5)
     return frames.encode(frames.TASK, segments=[head, *function, *packed_segments(task.data)])
 
 
 def decode_task(frame: Frame, known: Function | None) -> Task:
     """Decode a task. If it does not include a function, it gets the known one. The parent handles time-outs."""
     segments = frame.segments()
-    count, references, extra_env = _loads(segments[0])
-    function = function_from(segments[1 : count + 1]) if known is None else known
+    count, references, extra_env, load_anew = _loads(segments[0])
+    function = function_from(segments[1 : count + 1]) if known is None else known._replace(load_anew=load_anew)
     return Task(function, packed_from(segments[count + 1 :]), references, extra_env)
 
 

@@ -32,6 +32,9 @@ class Function(NamedTuple):
             one) the child uses.
         load_anew: whether each submission loads the function again. This is for an id that several callsets use: calls
             of one callset must not see the changes that calls of another made to the function's variables.
+        shared_as: functions that are equal in this are one function that a client has sent for several callsets. A
+            forked process that has run calls of one of them may run calls of another, after loading it anew. ``None``
+            if such a process may run no other function than this one.
     """
 
     id: str | bytes
@@ -39,6 +42,7 @@ class Function(NamedTuple):
     modules: Mapping[str, bytes] = _NOTHING
     runtime_path: str | None = None
     load_anew: bool = False
+    shared_as: tuple[str | None, ...] | None = None
 
 
 class Task(NamedTuple):

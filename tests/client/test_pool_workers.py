@@ -328,7 +328,10 @@ class TestInitializer:
         with executors.make("lambda", tmp_path) as ready:
             with pywren.PoolExecutor(initializer=prepare, initargs=["c"], executor=ready.executor) as pool:
                 found = list(pool.map(what_is_prepared, range(3)))
+                # Calls of a later ``submit`` find the process as the initializer has left it.
+                later = [pool.submit(what_is_prepared, None).result(WAIT) for _ in range(2)]
             assert [one[1:5] for one in found] == [("c", {"c": [one[0]]}, "c", True) for one in found]
+            assert later[0] == later[1]
             with pywren.PoolExecutor(initializer=fail, executor=ready.executor) as pool:
                 assert isinstance(pool.submit(abs, 1).exception(WAIT), BrokenPoolError)
 
@@ -406,3 +409,6 @@ class TestMaxTasksPerChild:
             pool = pywren.PoolExecutor(1, max_tasks_per_child=1, executor=ready.executor)
             with pool:
                 assert len(set(pool.map(lambda _: os.getpid(), range(3)))) == 3
+            with pywren.PoolExecutor(1, max_tasks_per_child=2, executor=ready.executor) as pool:
+                pids = [pool.submit(os.getpid).result(WAIT) for _ in range(5)]
+            assert [pids.count(pid) for pid in dict.fromkeys(pids)] == [2, 2, 1]

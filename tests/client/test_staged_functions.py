@@ -1,12 +1,16 @@
-"""A function that is mapped again is not stored again."""
+"""A function that is mapped again is not stored again, and runs in the processes that have run it."""
 
 from __future__ import annotations
+
+import os
+import pickle
 
 import pytest
 
 import pywren
 import pywren.testing
 from pywren.client.staged_functions import StagedFunctions
+from pywren.system.forks import own_name
 from pywren.wire.function import REUSED_FOR
 
 WAIT = 60.0
@@ -84,6 +88,41 @@ def test_a_function_that_is_mapped_again(executor):
 
 
 @pytest.mark.moto
+def test_a_function_that_is_mapped_again_finds_its_imports(executor):
+    """Its process is the same as long as its client is, and its own variables are as they were sent."""
+    seen = []
+
+    def look(x):
+        import fractions
+
+        seen.append(x)
+        fractions.looks = getattr(fractions, "looks", 0) + 1
+        return os.getpid(), fractions.looks, len(seen)
+
+    found = [executor.call_async(look, n).result(WAIT) for n in range(2)]
+    with pywren.lambda_executor(config=executor.config) as another:
+        found.append(another.call_async(look, 2).result(WAIT))
+        found.append(another.map(look, [3], extra_env={"A": "1"})[0].result(WAIT))
+    found.append(executor.map(look, [4], use_cached_runtime=False)[0].result(WAIT))
+    first = found[0][0]
+    assert found[:3] == [(first, 1, 1), (first, 2, 1), (first, 3, 1)]
+    assert [one[1:] for one in found[3:]] == [(1, 1), (1, 1)]
+    assert len({pid for pid, *_ in found}) == 3
+
+
+@pytest.mark.moto
+def test_who_has_made_a_call_is_in_its_payload_alone(executor):
+    """The name of the client's process is in no object and no pickled future: it only tells workers what to share."""
+    future = executor.call_async(abs, -1)
+    assert future.result(WAIT) == 1
+    name = own_name()
+    assert name not in repr((future.invoke_status, future.run_status))
+    assert name.encode() not in pickle.dumps(future)
+    objects = executor.storage.backend.list(executor.storage.prefix)
+    assert not [key for key in objects if name.encode() in executor.storage.get(key)]
+
+
+@pytest.mark.moto
 @pytest.mark.parametrize("replaced", [False, True])
 def test_a_function_that_somebody_has_deleted_or_replaced(executor, replaced):
     """The calls that need it fail, and run nothing else; the next map stores the function again."""
@@ -99,3 +138,23 @@ def test_a_function_that_somebody_has_deleted_or_replaced(executor, replaced):
     lost = executor.map(abs, [-1], use_cached_runtime=False)[0]
     lost.exception(WAIT)
     assert executor.call_async(abs, -1).result(WAIT) == 1
+
+
+@pytest.mark.emulator
+def test_a_loop_of_maps_on_a_warm_worker_imports_once(emulator):
+    """Each map finds the modules that the first one has imported, and its own variables as they were sent."""
+    looks = []
+
+    def look(x):
+        import wave
+
+        looks.append(x)
+        wave.looks = getattr(wave, "looks", 0) + 1
+        return wave.looks, len(looks)
+
+    found = []
+    with pywren.lambda_executor(config=emulator.deploy()) as executor:
+        for number in range(3):
+            found.append(executor.call_async(look, number).result(WAIT))
+            emulator.wait_idle()  # a worker that is just ending its call would not get the next one
+    assert found == [(1, 1), (2, 1), (3, 1)]

@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 
-from pywren.system.forks import in_each_child
+from pywren.system.forks import in_each_child, own_name
 
 
 class Restarted:
@@ -33,3 +33,15 @@ def test_objects_are_restarted_in_the_child_alone() -> None:
         os._exit(0 if living.where == os.getpid() else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert living.where == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_each_process_has_a_name() -> None:
+    """It stays the same, and a child, even one of the same program, has another one."""
+    name = own_name()
+    assert len(name) == 32
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if len(own_name()) == 32 and own_name() != name else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert own_name() == name

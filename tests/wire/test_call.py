@@ -51,6 +51,7 @@ def test_a_payload_that_is_no_object_is_a_decode_error(payload: Any) -> None:
         ("data_byte_range", [-1, 4]),
         ("data_byte_range", [0, 1.5]),
         ("extra_env", {"A": 1}),
+        ("client_process", 5),
         ("attempt", 0),
         ("attempt", -1),
         ("attempt_key", "xyz"),

@@ -80,6 +80,7 @@ calls = st.builds(
     retryable=st.booleans(),
     retry_exceptions=st.booleans(),
     beacon=st.booleans(),
+    client_process=st.none() | texts,
     format=st.integers(1, 5),
     extra=small_json,
 )

@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 
 import cloudpickle
 import pytest
@@ -96,6 +97,11 @@ class Client:
             attempt_key=digests.attempt_key(SECRET, call_id, attempt),
         )
         return replace(call, **changes)
+
+    def move_to(self, callset_id):
+        """Be the client of another callset from now on."""
+        self.callset_id, self.keys = callset_id, CallsetKeys("jobs", callset_id)
+        return self
 
     def status(self, call_id="00000"):
         data = self.storage.read_status(self.callset_id, call_id)
@@ -582,16 +588,83 @@ class FakeRunner:
         """Do nothing."""
 
 
-def test_another_map_finds_no_process_of_the_last_one(client):
-    """The first call of a map, and any call with a fresh runtime, stops idle processes of other maps."""
+@pytest.mark.parametrize(
+    ("first", "second", "ended"),
+    [
+        ({}, {}, 1),
+        ({}, {"callset_id": "another"}, 2),
+        ({"client_process": "a"}, {"client_process": "a", "callset_id": "another"}, 1),
+        ({"client_process": "a"}, {"client_process": "b", "callset_id": "another"}, 2),
+        ({"client_process": "a"}, {"callset_id": "another"}, 2),
+        ({}, {"client_process": "callset"}, 2),
+        ({"client_process": "a"}, {"client_process": "a", "func_sha256": "0"}, 2),
+        ({"client_process": "a"}, {"client_process": "a", "runtime_url": "s3://b/k", "runtime_sha256": "0"}, 2),
+        ({}, {"use_cached_runtime": False}, 2),
+        ({"client_process": "a"}, {"client_process": "a", "use_cached_runtime": False}, 2),
+    ],
+)
+def test_which_maps_find_the_processes_of_the_last_one(client, first, second, ended):
+    """Those of the same function, from the same process of a client; for others, idle processes end first."""
     runner = FakeRunner(RuntimeError("not run"))
     with Container(runner) as container:
-        for call in (client.call(len, "a"), client.call(len, "b", "00001")):
-            container.handle(call.encode())
-        assert runner.ended == 1
-        container.handle(client.call(len, "c", "00002", use_cached_runtime=False).encode())
-        container.handle(client.call(len, "d", "00003", callset_id="another").encode())
-    assert runner.ended == 3
+        container.handle(client.call(len, "a", **first).encode())
+        container.handle(client.call(len, "b", "00001", **second).encode())
+    assert runner.ended == ended
+
+
+OURS = {"client_process": "a client"}
+SLOW_TO_IMPORT = {"slow_to_import.py": b"import os\nimported_in = os.getpid()\n"}
+
+
+def counting():
+    """Return a function of a program: it returns its process, and how often it was called as far as it knows."""
+    calls = []
+
+    def count(argument):
+        import slow_to_import
+
+        calls.append(argument)
+        return os.getpid(), slow_to_import.imported_in, len(calls)
+
+    return count
+
+
+def test_the_next_map_of_a_function_finds_its_imports(client):
+    """It runs in the process of the last map, with the function as it was sent."""
+    send = partial(client.call, counting(), modules=SLOW_TO_IMPORT)
+    with Container() as container:
+        for number, changes in enumerate([OURS, OURS, OURS, {"client_process": "another"}]):
+            client.move_to(f"map {number}")
+            container.handle(send(0, **changes).encode())
+            assert client.result()[2] == 1
+        found = [client.move_to(f"map {number}").result()[:2] for number in range(4)]
+    assert found[0] == found[1] == found[2]
+    assert not {*found[0]} & {*found[3]}
+
+
+def test_a_warm_process_runs_nothing_unverified(client, tmp_path):
+    """The function of the next map is verified as that of the first, though an equal one has run already."""
+    function = counting()
+
+    def look(argument):
+        return os.getpid(), "slow_to_import" in sys.modules
+
+    with Container() as container:
+        container.handle(client.call(function, 0, modules=SLOW_TO_IMPORT, **OURS).encode())
+        first = client.result()
+        client.move_to("the next map")
+        call = client.call(function, 0, modules=SLOW_TO_IMPORT, **OURS)
+        replaced = StagedFunction(cloudpickle.dumps(lambda _: (tmp_path / "ran").touch())).encode()
+        client.storage.put(call.func_key, replaced)
+        container.handle(call.encode())
+        assert client.status().failure.kind == "IntegrityError"
+        # Whoever can send payloads, and knows how this client names itself, gets no process of another function.
+        client.move_to("a forger's map")
+        container.handle(client.call(look, 0, **OURS).encode())
+        pid, is_imported = client.result()
+    assert pid != first[0]
+    assert not is_imported
+    assert not (tmp_path / "ran").exists()
 
 
 def test_whatever_the_handler_survives_is_reported(client):

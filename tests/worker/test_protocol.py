@@ -107,6 +107,8 @@ def test_a_task_brings_its_function_once() -> None:
     assert (first.data, first.references, first.extra_env) == (task.data, task.references, task.extra_env)
     later = decode_task(frame_of(encode_task(task, with_function=False)), first.function)
     assert later == first
+    other = decode_task(frame_of(encode_task(task, with_function=False, load_anew=True)), first.function)
+    assert other.function == first.function._replace(load_anew=True)
 
 
 @pytest.mark.parametrize(("side", "other"), [("parent", "child"), ("child", "parent")])

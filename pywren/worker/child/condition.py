@@ -102,10 +102,16 @@ _CALLABLE = (FunctionType, BuiltinFunctionType, type)
 
 
 class Condition:
-    """The state of this process before its first call. It is recorded once, before any of the user's code runs."""
+    """The state of this process before its first call. It is recorded once, before any of the user's code runs.
+
+    Attributes:
+        is_main: tells whether a module is the ``__main__`` of the function that runs: each program has its own.
+    """
 
     def __init__(self) -> None:
         self._done: list[str] = []
+        main = sys.modules.get("__main__")
+        self.is_main: Callable[[object], bool] = lambda module: module is main
         # The state is compared with this one after a recorded call, so it is read before any call.
         self._state = _state()
         # Before ``adopt``, which records the wrappers themselves as what must be there.
@@ -270,6 +276,10 @@ class Condition:
     def _is_module_replaced(self) -> bool:
         """Tell whether a module was removed or replaced. Modules that are not part of Python may be reloaded."""
         for name, module in self._modules.items():
+            if name == "__main__":
+                if not self.is_main(module):
+                    return True
+                continue
             before = self._loaded.get(name, module)
             if module is not before and _is_of_python(name):
                 return True

@@ -29,6 +29,7 @@ from pywren.worker.child.condition import Condition
 from pywren.worker.child.leftovers import watch_threads
 from pywren.worker.child.loaded_function import LoadedFunction
 from pywren.worker.child.output import Output
+from pywren.worker.child.place import watch_imports
 from pywren.worker.child.runner import TaskRunner
 from pywren.worker.descriptors import close_all_but, drain, high_descriptor
 from pywren.worker.frames import Channel, Frame
@@ -81,6 +82,7 @@ class ForkLoop:
 
         # Before ``Condition``, which takes the present ``Thread.start`` for the right one.
         watch_threads(root)
+        watch_imports()
         own_signals.watch(root)
         self.condition = Condition()
         gc.collect()
@@ -221,7 +223,11 @@ def _report(descriptor: int, pid: int, returncode: int) -> None:
 
 
 def _run_calls(channel: Channel, root: str, scratch: str, condition: Condition, *, may_stay: bool) -> NoReturn:
-    """Run calls of one function, one after the other, until one leaves something behind."""
+    """Run calls of one function, one after the other, until one leaves something behind.
+
+    They may be calls of several callsets. Each callset gets the function as it was sent, not as calls of another have
+    changed it.
+    """
     output = Output(captured=False)
     task = _receive_task(channel, None)
     os.environ.update(task.extra_env)  # the same for all calls of this process; see the parent's ``ForkServer``
@@ -229,8 +235,11 @@ def _run_calls(channel: Channel, root: str, scratch: str, condition: Condition, 
     function = LoadedFunction(task.function, runner, root)
     pid = os.getpid()
     limits = _limits()
-    has_run = False
+    has_run = is_shared = False
     while True:
+        if task.function.load_anew:
+            # Nothing of the user's runs here: the function is loaded by the call, and what that raises is its outcome.
+            function, is_shared = function.unchanged(), True
         try:
             result = runner.run(function.load, task.data, task.references, {})
         except BaseException as error:  # noqa: BLE001 -- sys.exit() and the like end this process, as anywhere
@@ -240,8 +249,9 @@ def _run_calls(channel: Channel, root: str, scratch: str, condition: Condition, 
         # Thorough after each call: compared with the requests to the storage around a call, a tenth of a millisecond is
         # nothing.
         is_sound = runner.condition.is_sound(thoroughly=True) and not own_signals.is_marked()
-        if not (result.begun or is_sound) and has_run:
-            # An earlier call damaged the process: this call must run in another process.
+        if not result.begun and has_run and (is_shared or not is_sound):
+            # An earlier call damaged the process: this call must run in another process. Or it may be that what can be
+            # done only once in a process, such as taking a name in a registry, was done for another callset.
             channel.send(frames.encode(frames.RESULT, flags=frames.NOT_BEGUN))
             _exit(0)
         has_run = True

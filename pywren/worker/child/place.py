@@ -12,7 +12,8 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from typing import TextIO
+from types import FrameType
+from typing import Any, TextIO
 
 from pywren.system import private_names
 from pywren.worker.descriptors import high_descriptor
@@ -27,6 +28,27 @@ _RESTORED_SIGNALS = tuple(
 )
 _TIMERS = tuple(getattr(_signal, name) for name in ("ITIMER_REAL", "ITIMER_VIRTUAL", "ITIMER_PROF"))
 _UNUSED_TIME = 0  # the modification time of the scratch directory until something is written to it
+
+_IMPORTING = "<frozen importlib._bootstrap>"  # the file of the interpreter's own functions that import modules
+_putenv = os.putenv
+_set_by_imports: dict[bytes, bytes] = {}
+
+
+def watch_imports() -> None:
+    """From now on, record which environment variables are set by the import of a module."""
+    os.putenv = _note_putenv  # ``os.environ`` looks it up there
+
+
+def _note_putenv(name: Any, value: Any) -> None:
+    # Any thread of the call may be here. Each step is one operation of a dictionary.
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename != _IMPORTING:
+        frame = frame.f_back
+    if frame is None:
+        _set_by_imports.pop(os.fsencode(name), None)
+    else:
+        _set_by_imports[os.fsencode(name)] = os.fsencode(value)
+    _putenv(name, value)
 
 
 class Place:
@@ -100,12 +122,19 @@ class Place:
     def is_as_found(self, streams: tuple[TextIO, TextIO]) -> bool:
         """Tell whether the call changed nothing but the contents of its directory.
 
+        Environment variables that an import has set, as that of scikit-learn does, are part of the state from now on.
+
         Args:
             streams: what ``sys.stdout`` and ``sys.stderr`` were before the call.
         """
+        now = self._environment_data
+        by_imports = {name: set_to for name, set_to in _set_by_imports.copy().items() if now.get(name) == set_to}
+        _set_by_imports.clear()
+        if by_imports:  # Python does not repeat imports for the next call
+            self._saved_environment = {**self._saved_environment, **by_imports}
         return (
             os.environ is self._environment
-            and self._environment_data == self._saved_environment
+            and now == self._saved_environment
             and sys.path is self._path
             and sys.path == self._saved_path
             and builtins.print is self._print

@@ -67,6 +67,10 @@ class Program:
             if sys.modules.get(name) is module:
                 del sys.modules[name]
 
+    def is_main(self, module: object) -> bool:
+        """Tell whether a module is the ``__main__`` that ``enter`` adds."""
+        return module is (self._modules[_MAIN] if self._modules else _empty[0])
+
     def main_names(self) -> dict[str, Any]:
         """Return the variables of ``__main__``."""
         held = vars(self._modules[_MAIN]) if self._modules else {}

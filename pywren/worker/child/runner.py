@@ -73,6 +73,7 @@ class TaskRunner:
             # Before the new one enters: both may have a module of the same name, as every program has ``__main__``.
             self._program.leave()
             self._program = program
+            self.condition.is_main = program.is_main
             program.enter()
 
     def run(

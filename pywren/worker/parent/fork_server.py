@@ -30,7 +30,7 @@ from pywren.worker.descriptors import wait_readable
 from pywren.worker.parent.forked_child import ForkedChild
 from pywren.worker.parent.output import Sink, write_through
 from pywren.worker.parent.process import Process, check_platform
-from pywren.worker.task import RunResult, Stop, Task, cancelled_failure
+from pywren.worker.task import Function, RunResult, Stop, Task, cancelled_failure
 
 # Tries, and the pause between them, when a fork fails with EAGAIN or ENOMEM (fork(2)): limits on processes and memory
 # often ease within seconds, and the caller's thread is blocked meanwhile.
@@ -43,7 +43,8 @@ class ForkServer:
     """Runs each function in its own processes, forked from a small server that has loaded cloudpickle.
 
     A process that a call has left unchanged waits for the next call of the same function with the same environment. The
-    function's imports are loaded there already. The process ends as soon as a call of another function arrives. Several
+    function's imports are loaded there already. If that call is of another callset (``Function.shared_as``), the
+    function is loaded anew. The process ends as soon as a call of another function arrives. Several
     threads may run tasks at the same time, each in its own process. The server starts with the first task, or with
     ``start``. Each runtime that has its own interpreter has its own server.
 
@@ -95,9 +96,10 @@ class ForkServer:
             ConfigError: the runtime's interpreter cannot be started.
         """
         python = _runtime_python(task.function.runtime_path)
-        for _ in range(_FORK_ATTEMPTS):
-            # From here to ``_take_back`` the child is in no list, so only this thread can find it.
-            process = self._process(python, task)
+        for attempt in range(_FORK_ATTEMPTS):
+            # From here to ``_take_back`` the child is in no list, so only this thread can find it. After the first
+            # attempt it is a new one: several processes may have waited that cannot begin this call.
+            process = self._process(python, task, is_new=attempt > 0)
             if process is None:
                 return RunResult(None, None, failure=cancelled_failure(running=False), returncode=None)
             try:
@@ -116,13 +118,13 @@ class ForkServer:
         failure = Failure("WorkerCrashedError", message, (None,), Cause.WORKER_FAILED)
         return RunResult(None, None, failure=failure, returncode=None)
 
-    def _process(self, python: str | None, task: Task) -> ForkedChild | None:
+    def _process(self, python: str | None, task: Task, *, is_new: bool) -> ForkedChild | None:
         """Return a process that waits for calls of this function, or a new one; end those for other functions.
 
         Return ``None`` after ``close``.
         """
         # The environment is part of the purpose: a forked child sets it once, before any of the user's code runs.
-        purpose = python, task.function.id, dict(task.extra_env)
+        purpose = python, _shared_as(task.function), dict(task.extra_env)
         # Children for other functions end before a new one is forked. On Lambda, all of them share the function's
         # memory.
         self._end_waiting(lambda one: one.purpose != purpose or not one.can_run())
@@ -132,10 +134,12 @@ class ForkServer:
         with self._lock:
             # Search now, with the lock held: another thread may have taken the child since ``_end_waiting``. Whoever
             # removes a child from the list has it alone.
-            for one in self._waiting:
-                if one.purpose == purpose:
-                    self._waiting.remove(one)
-                    return one
+            fitting = [] if is_new else [one for one in self._waiting if one.purpose == purpose]
+            if fitting:
+                # Rather one that has run calls of this callset, and need not load the function anew.
+                one = min(fitting, key=lambda one: one.function_id != task.function.id)
+                self._waiting.remove(one)
+                return one
             self._processes += 1  # a number is never used twice: the server may still know an earlier process
             number = self._processes
         # If ``close`` is called meanwhile, the child never begins, and ``run`` calls this method again.
@@ -261,6 +265,11 @@ def _new_server(python: str | None) -> Process:
         if python is None:
             raise
         raise ConfigError(f"the runtime's interpreter {python} cannot be started: {error}") from error
+
+
+def _shared_as(function: Function) -> tuple[object, ...]:
+    """Return what the functions have in common that may run in one process. Other functions never have the same."""
+    return ("by id", function.id) if function.shared_as is None else ("shared", *function.shared_as)
 
 
 def _runtime_python(runtime_path: str | None) -> str | None:

@@ -36,6 +36,8 @@ class ForkedChild:
     Attributes:
         stays: after ``run``, whether the process waits for another call.
         pid: the process id; ``None`` until the process runs.
+        function_id: the id of the function whose call it ran last; ``None`` before the first call. The ids differ
+            between callsets that share the process.
     """
 
     def __init__(self, server: Process, number: int, purpose: tuple[object, ...], sink: Sink) -> None:
@@ -50,7 +52,7 @@ class ForkedChild:
         self.killed = False
         self.frame: Frame | None = None
         self.failure: Failure | None = None
-        self._knows_function = False
+        self.function_id: str | bytes | None = None
         ours, theirs = socket_pair()
         # Only this end: the flag belongs to each end of a socket pair, and the child's end must block.
         ours.setblocking(False)
@@ -113,8 +115,9 @@ class ForkedChild:
 
     def _send(self, task: Task) -> None:
         self.stays, self.frame = False, None
-        self.channel.send_whole(encode_task(task, with_function=not self._knows_function))
-        self._knows_function = True
+        known, self.function_id = self.function_id, task.function.id
+        is_other = known is not None and known != task.function.id
+        self.channel.send_whole(encode_task(task, with_function=known is None, load_anew=is_other))
 
     def _ask_to_stop(self) -> None:
         """Ask the thread that runs the task to kill the child. Other threads call this."""

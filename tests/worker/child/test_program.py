@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from child_processes import value
 
 import pywren
 from pywren.pickling.arguments import load_with_names
+from pywren.pickling.mentions import Mentions
 from pywren.pickling.packed import dumps, loads
 from pywren.worker.child.program import Program
+from pywren.worker.task import Function, Task
 
 WAIT = 240.0  # the script makes some 150 calls, which are slow on a busy machine
 ROOT = str(Path(pywren.__file__).parent.parent)
@@ -226,8 +229,6 @@ def own_main(monkeypatch):
 
 
 def names_of(obj):
-    from pywren.pickling.mentions import Mentions
-
     packed = dumps(obj, mentions=Mentions())
     assert type(loads(packed)) is type(obj)  # a reader that needs no names reads the pickle like any other
     return set(load_with_names(packed)[1])
@@ -241,6 +242,20 @@ def test_names_that_follow_a_pickle(own_main):
     assert names_of(own_main.A.B()) == {("__main__", "A.B")}
     assert names_of(lambda: json.dumps(1)) == set()
     assert names_of([json.dumps, Path("x"), 1]) == set()
+
+
+def test_a_function_of_a_script_leaves_its_process_to_the_next_call(runner, own_main):
+    """Its ``__main__`` is no damage, but one that a call has put in its place is."""
+    lines = (
+        "import os, sys, types",
+        "def where(name):",
+        "    if name: sys.modules['__main__'] = types.ModuleType(name)",
+        "    return os.getpid()",
+    )
+    exec("\n".join(lines), vars(own_main))
+    packed = dumps(own_main.where, mentions=Mentions())
+    pids = [value(runner.run(Task(Function("script", packed), dumps(name)))) for name in ("", "", "__main__", "", "")]
+    assert pids[0] == pids[1] == pids[2] != pids[3] == pids[4]
 
 
 def test_a_nested_class_without_the_outer_one(own_main, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from child_processes import WAIT, is_alive, value, wait_until
+from child_processes import WAIT, error, is_alive, value, wait_until
 
 from pywren.exceptions import ConfigError
+from pywren.pickling.adapters import Initialized, Setup
 from pywren.pickling.packed import Packed, dumps
 from pywren.pickling.packed_exceptions import load_exception
 from pywren.wire.digests import sha256
@@ -152,6 +153,25 @@ def test_what_an_import_changes_is_there_for_every_call(server: ForkServer) -> N
     assert found == [("x", 4321, found[0][2])] * 3
 
 
+def test_what_a_call_imports_is_there_for_the_next(server: ForkServer) -> None:
+    """A variable that the import sets stays with the module; one that the call sets ends the process."""
+    source = b"import os\nos.environ['IMPORTED'] = os.environ['COPIED'] = 'x'\n"
+
+    def call(change: str) -> tuple[str | None, str | None, int]:
+        import sets_variables  # type: ignore[import-not-found] # noqa: F401
+
+        if change:
+            os.environ[change] = "y"
+        return os.environ.get("IMPORTED"), os.environ.get("COPIED"), os.getpid()
+
+    function = Function("imports", dumps(call), {"sets_variables.py": source})
+    given = ["", "", "COPIED", "", "OWN", ""]
+    found = [value(server.run(Task(function, dumps(change)))) for change in given]
+    assert [one[:2] for one in found] == [("x", "x"), ("x", "x"), ("x", "y"), ("x", "x"), ("x", "x"), ("x", "x")]
+    pids = [pid for *_, pid in found]
+    assert pids[0] == pids[1] == pids[2] != pids[3] == pids[4] != pids[5]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows what children leave")
 def test_a_background_job_ends_with_its_call(server: ForkServer, tmp_path: Path) -> None:
     """A shell's job whose parent has ended is also found, and adds nothing to the next call's output."""
@@ -187,6 +207,165 @@ def test_a_process_that_something_killed_between_two_calls_is_replaced(server: F
     os.kill(first, signal.SIGKILL)
     assert wait_until(lambda: not Path(f"/proc/{first}").exists()) or sys.platform != "linux"
     assert value(run(server, lambda _: os.getpid(), function_id="f")) != first
+
+
+# -- maps of one function --------------------------------------------------------------------------------------------
+
+COUNTED = [0]
+
+
+class Counter:
+    """A class of the client's program."""
+
+    calls = 0
+
+
+def count(_: Any) -> tuple[int, int, int, int]:
+    """Count in a variable and a class that were sent, and in a module that was sent."""
+    import counting  # type: ignore[import-not-found]
+
+    COUNTED[0] += 1
+    Counter.calls += 1
+    return os.getpid(), COUNTED[0], Counter.calls, counting.add()
+
+
+COUNTING = {"counting.py": b"calls = 0\ndef add():\n    global calls\n    calls += 1\n    return calls\n"}
+
+
+def run_of_map(server: ForkServer, callset: str, called: Packed, arg: Any = None, **options: Any) -> RunResult:
+    """Run one call of a map, which may share its process with other maps of the client."""
+    modules, shared_as = options.pop("modules", {}), options.pop("shared_as", ("client", sha256(called.data)))
+    return server.run(Task(Function(callset, called, modules, shared_as=shared_as), dumps(arg), **options))
+
+
+def test_maps_of_one_function_share_a_process(server: ForkServer) -> None:
+    """Each map finds the function as it was sent, whatever another map has done, and modules as they were left."""
+    packed = dumps(count, out_of_band=True)
+    maps = ("a", "a", "b", "b", "a", "c")
+    found = [value(run_of_map(server, callset, packed, modules=COUNTING)) for callset in maps]
+    assert [tuple(rest) for _, *rest in found] == [(1, 1, 1), (2, 2, 2), (1, 1, 3), (2, 2, 4), (1, 1, 5), (1, 1, 6)]
+    assert len({pid for pid, *_ in found}) == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"shared_as": ("another client",)},
+        {"shared_as": None},
+        {"extra_env": {"A": "1"}},
+    ],
+    ids=["client", "alone", "environment"],
+)
+def test_maps_that_differ_share_nothing(server: ForkServer, other: dict[str, Any]) -> None:
+    """The process of one ends before the other's begins, so that their memory does not add up."""
+
+    def pid(_: Any) -> int:
+        return os.getpid()
+
+    packed = dumps(pid)
+    first = value(run_of_map(server, "one", packed))
+    assert value(run_of_map(server, "two", packed, **other)) != first
+    assert not is_alive(first)
+    assert value(run_of_map(server, "one", packed)) != first
+
+
+def test_a_name_is_not_taken_for_what_is_shared(server: ForkServer) -> None:
+    """An id says nothing of what another function shares, even if both have the same words."""
+    packed = dumps(lambda _: os.getpid())
+    first = value(run_of_map(server, "one", packed, shared_as=("client",)))
+    assert value(server.run(Task(Function("client", packed), dumps(None)))) != first
+
+
+def test_what_a_map_has_left_is_not_there_for_the_next(server: ForkServer) -> None:
+    """A process that one map's call has changed, or in which it left something, runs no call of another map."""
+
+    def leave(what: str) -> int:
+        if what == "environment":
+            os.environ["LEFT"] = "1"
+        if what == "thread":
+            threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+        return os.getpid()
+
+    packed = dumps(leave)
+    pids = [value(run_of_map(server, callset, packed, callset)) for callset in ("environment", "thread", "nothing")]
+    assert len(set(pids)) == 3
+
+
+REGISTRY = {
+    "registry.py": b"""
+import os
+
+names = []
+
+def taken(name):
+    if name in names:
+        raise ValueError(name + " is taken")
+    names.append(name)
+    return lambda _: (os.getpid(), len(names))
+"""
+}
+
+
+def test_a_function_that_loads_once_in_a_process(server: ForkServer) -> None:
+    """If a process cannot load the function for a second map, another process runs its calls."""
+    packed = Packed(b"cregistry\ntaken\n(S'f'\ntR.")  # a pickle whose loading takes a name
+    found = [value(run_of_map(server, callset, packed, modules=REGISTRY)) for callset in ("a", "a", "b", "b")]
+    assert [names for _, names in found] == [1, 1, 1, 1]
+    pids = [pid for pid, _ in found]
+    assert pids[0] == pids[1] != pids[2] == pids[3]
+
+
+def run_together(server: ForkServer, called: Packed, places: Sequence[Path]) -> list[int]:
+    """Run a call of a map in each of several processes, and return these."""
+    with ThreadPoolExecutor(len(places)) as threads:
+        runs = [threads.submit(run_of_map, server, place.name, called, (place, places)) for place in places]
+        return [value(run.result(WAIT)) for run in runs]
+
+
+def meet(argument: tuple[Path, list[Path]]) -> int:
+    """Wait until each of several calls has begun, and return this process."""
+    mine, places = argument
+    mine.write_text("here")
+    for one in places:
+        wait_for(one)
+    return os.getpid()
+
+
+def test_an_argument_that_cannot_be_loaded_after_another_map(server: ForkServer, tmp_path: Path) -> None:
+    """Its call ends with its own error, once a new process could not load it either, however many others wait."""
+    packed = dumps(meet)
+    first = run_together(server, packed, [tmp_path / f"a{number}" for number in range(4)])
+    assert set(run_together(server, packed, [tmp_path / f"b{number}" for number in range(4)])) == set(first)
+    function = Function("c", packed, shared_as=("client", sha256(packed.data)))
+    failed = server.run(Task(function, Packed(b"cno_such_module\nf\n.")))
+    assert str(error(failed)) == "No module named 'no_such_module'"
+
+
+def test_an_initializer_runs_once_in_a_process(server: ForkServer) -> None:
+    """A pool's maps share its processes, each of which is prepared once and runs so many calls as it may."""
+
+    def prepare() -> None:
+        os.environ["PREPARED"] = os.environ.get("PREPARED", "") + "x"
+        COUNTED.append(7)
+
+    def look(_: Any) -> tuple[int, str | None, int]:
+        return os.getpid(), os.environ.get("PREPARED"), COUNTED[-1]
+
+    packed = dumps(Initialized(Setup("a pool", prepare, (), 3), look))
+    found = [value(run_of_map(server, callset, packed)) for callset in ("a", "b", "c", "d")]
+    assert [rest for _, *rest in found] == [["x", 7]] * 4
+    pids = [pid for pid, *_ in found]
+    assert pids[0] == pids[1] == pids[2] != pids[3]
+
+
+def test_maps_in_several_threads(server: ForkServer, tmp_path: Path) -> None:
+    """A process that has run a call of the same map is preferred to one that would load the function anew."""
+
+    packed = dumps(meet)
+    first, second = run_together(server, packed, [tmp_path / "a", tmp_path / "b"])
+    assert first != second
+    for name, pid in (("b", second), ("a", first), ("b", second)):
+        assert value(run_of_map(server, name, packed, (tmp_path / name, []))) == pid
 
 
 def test_a_process_that_took_much_memory_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence, Sized
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, overload
 
 from pywren import wrenconfig
@@ -208,12 +208,14 @@ class ExecutorAdapter(Submits, concurrent.futures.Executor):
             self._starting += 1
         if self._setup is not None:
             function = Initialized(self._setup, function)
+        futures: list[ResponseFuture] = []
         try:
             # Not under the lock: this may wait for a future in the arguments, and its callback may submit more calls.
-            futures = self._executor.map(function, items)
+            # Ctrl-C finds no step of the interpreter between the return of map() and the end of extend().
+            futures.extend(chain.from_iterable(map(self._executor.map, (function,), (items,))))
+        finally:
             # Before _starting goes down, so that shutdown() finds the futures in the set.
             self._outstanding.update(futures)
-        finally:
             with self._changed:
                 self._starting -= 1
                 # Also when making the calls failed: shutdown() must not wait for a thread that has given up.
@@ -324,9 +326,13 @@ def _results(calls: LazyCalls, deadline: float | None) -> Iterator[Any]:
             while results:
                 yield results.pop()
     except KeyboardInterrupt:
-        calls.stop_waiting()  # the ``finally`` below finds no calls any more
+        calls.stop_waiting()
         raise
-    finally:
-        # Also when the program drops the generator: GeneratorExit then arrives on whichever thread drops it. A
-        # generator that was never advanced has not entered this ``try``, so its calls go on.
+    except GeneratorExit:
+        # The program closes the generator, or drops it, which any thread may do, with any lock held. A generator that
+        # was never advanced has not entered this ``try``, so its calls go on.
+        calls.drop()
+        raise
+    except BaseException:
         calls.cancel()
+        raise

@@ -249,8 +249,9 @@ class Executor(MoreVerbs):
             name: a name under which ``pywren.attach`` finds the calls again, from any process and machine.
             progress: whether ``wait`` and ``get_all_results`` show a bar for these calls: True, False, or ``"auto"``,
                 which leaves it to ``PYWREN_PROGRESS`` and ``scheduler.progress``; see ``pywren.wait``.
-            show_output: print what each call has printed (up to 32 KB of each stream) as soon as its outcome is known,
-                each line with the ids of callset and call.
+            show_output: print what each call prints, each line with the ids of callset and call. In memory on this
+                machine, lines appear while the call runs; elsewhere, the last 32 KB of each stream appear as soon as
+                the outcome of the call is known.
             job_max_runtime: seconds after which each of these calls is stopped, since it began; by default, the
                 executor's.
             memory: megabytes that each call needs. The memory of a Lambda function is set when it is deployed, so more
@@ -883,15 +884,15 @@ class Executor(MoreVerbs):
             waiting.say_what_is_in_the_way("on this machine")
         try:
             futures = dispatcher.dispatch(submission)
+            if self._kept is not None and not self._is_in_memory:
+                self._keep(futures)
+            if submission.options.get("show_output") and not dispatcher.shows_output:
+                for future in futures:
+                    future.add_done_callback(show_output_of)
+            return futures
         except KeyboardInterrupt:
             self._give_up(submission.callset)
             raise
-        if self._kept is not None and not self._is_in_memory:
-            self._keep(futures)
-        if submission.options.get("show_output"):
-            for future in futures:
-                future.add_done_callback(show_output_of)
-        return futures
 
     def _give_up(self, callset: Callset) -> None:
         """After Ctrl-C during a map, whose futures the program never gets."""

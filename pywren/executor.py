@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import weakref
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, overload
 
 from pywren import wrenconfig
 from pywren.client import arguments, call_state, waiting
-from pywren.client.arguments import MapOptions
+from pywren.client.arguments import CallOptions, MapOnlyOptions
 from pywren.client.call_output import show_output as show_output_of
 from pywren.client.call_state import CallState
 from pywren.client.callset import Callset, Submission
@@ -24,7 +24,7 @@ from pywren.client.jobs import Job
 from pywren.client.protocols import Dispatcher, Invoker, Origin, adapted
 from pywren.client.routes import make_dispatcher
 from pywren.client.staging import StagedDispatcher, agg_data
-from pywren.client.typevars import A, HasOutcome, T
+from pywren.client.typevars import A, B, HasOutcome, T
 from pywren.client.verbs import MoreVerbs
 from pywren.cloud.prices import billing_of, tariff_of
 from pywren.display import progress as bars
@@ -177,7 +177,17 @@ class Executor(MoreVerbs):
 
     @overload  # an ``async def`` function: its coroutine's value is the result
     def map(
-        self, func: Callable[[A], Coroutine[Any, Any, T]], iterdata: Iterable[A], **options: Unpack[MapOptions]
+        self,
+        func: Callable[[A], Coroutine[Any, Any, T]],
+        iterdata: Iterable[A],
+        extra_env: Mapping[str, str] | None = None,
+        extra_meta: Mapping[str, Any] | None = None,
+        invoke_pool_threads: int = 64,
+        data_all_as_one: bool = True,
+        use_cached_runtime: bool = True,
+        overwrite_invoke_args: Mapping[str, Any] | None = None,
+        exclude_modules: Iterable[str] | None = None,
+        **options: Unpack[MapOnlyOptions],
     ) -> list[ResponseFuture[T]]: ...
 
     @overload
@@ -192,17 +202,7 @@ class Executor(MoreVerbs):
         use_cached_runtime: bool = True,
         overwrite_invoke_args: Mapping[str, Any] | None = None,
         exclude_modules: Iterable[str] | None = None,
-        *,
-        retries: int | None = None,
-        retry_on: type[BaseException] | Iterable[type[BaseException]] | None = None,
-        backup: bool = False,
-        name: str | None = None,
-        progress: bool | str = "auto",
-        show_output: bool = False,
-        job_max_runtime: float | None = None,
-        memory: int | None = None,
-        timeout: float | None = None,
-        budget: float | None = None,
+        **options: Unpack[MapOnlyOptions],
     ) -> list[ResponseFuture[T]]: ...
 
     def map(
@@ -249,8 +249,9 @@ class Executor(MoreVerbs):
             name: a name under which ``pywren.attach`` finds the calls again, from any process and machine.
             progress: whether ``wait`` and ``get_all_results`` show a bar for these calls: True, False, or ``"auto"``,
                 which leaves it to ``PYWREN_PROGRESS`` and ``scheduler.progress``; see ``pywren.wait``.
-            show_output: print what each call has printed (up to 32 KB of each stream) as soon as its outcome is known,
-                each line with the ids of callset and call.
+            show_output: print what each call prints, each line with the ids of callset and call. In memory on this
+                machine, lines appear while the call runs; elsewhere, the last 32 KB of each stream appear as soon as
+                the outcome of the call is known.
             job_max_runtime: seconds after which each of these calls is stopped, since it began; by default, the
                 executor's.
             memory: megabytes that each call needs. The memory of a Lambda function is set when it is deployed, so more
@@ -363,13 +364,31 @@ class Executor(MoreVerbs):
         options, policy = {"name": name, "show_output": show_output}, self._policy(retries, retry_on, **limits)
         return self._submit(func, [data], extra_env, extra_meta, options=options, policy=policy)[0]
 
+    @overload
+    def reduce(
+        self,
+        function: Callable[[list[A]], Coroutine[Any, Any, T]],
+        list_of_futures: Iterable[HasOutcome[A]],
+        extra_env: Mapping[str, str] | None = None,
+        extra_meta: Mapping[str, Any] | None = None,
+    ) -> ResponseFuture[T]: ...
+
+    @overload
     def reduce(
         self,
         function: Callable[[list[A]], T],
         list_of_futures: Iterable[HasOutcome[A]],
         extra_env: Mapping[str, str] | None = None,
         extra_meta: Mapping[str, Any] | None = None,
-    ) -> ResponseFuture[T]:
+    ) -> ResponseFuture[T]: ...
+
+    def reduce(
+        self,
+        function: Callable[[list[Any]], Any],
+        list_of_futures: Iterable[HasOutcome[Any]],
+        extra_env: Mapping[str, str] | None = None,
+        extra_meta: Mapping[str, Any] | None = None,
+    ) -> ResponseFuture:
         """Call a function once, on a worker, with the list of the results of some futures, as soon as all are done.
 
         This method does not wait for the futures, except with a dummy executor. To programs written for 0.4, whose
@@ -428,6 +447,54 @@ class Executor(MoreVerbs):
         at_once = min((one for one in limits if one is not None), default=None)
         assumed = at_once is None and self._calls_to.function_name is not None
         return Estimate(summary(futures), len(items), USUAL_CONCURRENCY if assumed else at_once, assumed=assumed)
+
+    @overload
+    def map_reduce(
+        self,
+        func: Callable[[A], Coroutine[Any, Any, B]],
+        iterdata: Iterable[A],
+        reduce_func: Callable[[list[B]], Coroutine[Any, Any, T]],
+        groups: Callable[[A], Hashable] | Callable[[A, int], Hashable] | Iterable[Hashable] | None = None,
+        extra_env: Mapping[str, str] | None = None,
+        extra_meta: Mapping[str, Any] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> list[ResponseFuture[T]]: ...
+
+    @overload
+    def map_reduce(
+        self,
+        func: Callable[[A], Coroutine[Any, Any, B]],
+        iterdata: Iterable[A],
+        reduce_func: Callable[[list[B]], T],
+        groups: Callable[[A], Hashable] | Callable[[A, int], Hashable] | Iterable[Hashable] | None = None,
+        extra_env: Mapping[str, str] | None = None,
+        extra_meta: Mapping[str, Any] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> list[ResponseFuture[T]]: ...
+
+    @overload
+    def map_reduce(
+        self,
+        func: Callable[[A], B],
+        iterdata: Iterable[A],
+        reduce_func: Callable[[list[B]], Coroutine[Any, Any, T]],
+        groups: Callable[[A], Hashable] | Callable[[A, int], Hashable] | Iterable[Hashable] | None = None,
+        extra_env: Mapping[str, str] | None = None,
+        extra_meta: Mapping[str, Any] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> list[ResponseFuture[T]]: ...
+
+    @overload
+    def map_reduce(
+        self,
+        func: Callable[[A], B],
+        iterdata: Iterable[A],
+        reduce_func: Callable[[list[B]], T],
+        groups: Callable[[A], Hashable] | Callable[[A, int], Hashable] | Iterable[Hashable] | None = None,
+        extra_env: Mapping[str, str] | None = None,
+        extra_meta: Mapping[str, Any] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> list[ResponseFuture[T]]: ...
 
     def map_reduce(
         self,
@@ -817,15 +884,15 @@ class Executor(MoreVerbs):
             waiting.say_what_is_in_the_way("on this machine")
         try:
             futures = dispatcher.dispatch(submission)
+            if self._kept is not None and not self._is_in_memory:
+                self._keep(futures)
+            if submission.options.get("show_output") and not dispatcher.shows_output:
+                for future in futures:
+                    future.add_done_callback(show_output_of)
+            return futures
         except KeyboardInterrupt:
             self._give_up(submission.callset)
             raise
-        if self._kept is not None and not self._is_in_memory:
-            self._keep(futures)
-        if submission.options.get("show_output"):
-            for future in futures:
-                future.add_done_callback(show_output_of)
-        return futures
 
     def _give_up(self, callset: Callset) -> None:
         """After Ctrl-C during a map, whose futures the program never gets."""

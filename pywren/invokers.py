@@ -246,13 +246,21 @@ class DummyInvoker(Invoker):
             if one.is_due(self._ran):
                 with suppress(ValueError):  # of two threads, the one that removes it decides
                     self._following.remove(one)
-                    if one.decide():
+                    if self._decides(one):
                         gone.add(one.ids)
         with self._kept:
             # Threads of the callset invoke, and may have to store outcomes first. A call that cannot be invoked ends
             # with an error, and never arrives.
             self._kept.wait_for(lambda: gone <= set(map(_call_of, list(self.payloads))), _ARRIVAL if gone else 0.0)
         return frozenset(gone)
+
+    def _decides(self, one: Following) -> bool:
+        """Decide about a call, and return whether it was let go."""
+        try:
+            return one.decide()
+        except BaseException:  # after Ctrl-C, the next run_jobs() decides again
+            self._following.append(one)
+            raise
 
 
 class LocalInvoker(Invoker):

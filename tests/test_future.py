@@ -33,6 +33,7 @@ class Origin:
         self.asked = threading.Event()
         self.on_poll: list[tuple[ResponseFuture, Verdict]] = []
         self.reported = 0
+        self.withdrawn = 0
 
     def future(self, call_id="00000"):
         return ResponseFuture(call_id, "a-callset", origin=self)
@@ -51,6 +52,13 @@ class Origin:
 
     def report_silence(self):
         self.reported += 1
+
+    def outstanding(self):
+        return []
+
+    def withdraw(self, *, record=False):
+        self.withdrawn += 1
+        return 0
 
     def cancel(self, future):
         call_state.settle([(future, Verdict(None, CallCancelledError("the call was cancelled")))])

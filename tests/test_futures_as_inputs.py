@@ -14,6 +14,8 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import executors
@@ -275,6 +277,57 @@ def test_nobody_holds_the_futures(ready, pool, tmp_path, presence):
     assert presence.wait()
     presence.let_go()
     assert executors.is_there(mark)
+
+
+def test_inputs_are_released_when_they_are_not_needed(ready, pool):
+    """As soon as a call has ended, neither the value of its input is kept, nor the objects that its worker has read."""
+    first = ready.call(Value, 3)
+    reference = weakref.ref(first.result(WAIT))
+    following = [pool.submit(operator.attrgetter("number"), first), *ready.executor.map(_number_in, [first])]
+    ready.run()
+    assert [one.result(WAIT) for one in following] == [3, 3]
+    del first
+    deadline = time.monotonic() + WAIT
+    while reference() is not None and time.monotonic() < deadline:
+        time.sleep(0.001)  # a thread may be about to drop it
+        gc.collect()
+    assert reference() is None
+    assert all(one._origin.callset.inputs == {} for one in following)
+
+
+def test_inputs_are_kept_while_they_are_needed(tmp_path, monkeypatch):
+    """The directory of an input whose future was dropped stays until the call that reads it has ended."""
+    monkeypatch.setenv("PYWREN_HOME", str(tmp_path))
+    executor = pywren.dummy_executor()
+    first = executor.map(bytes, [1_000_000])
+    executor.invoker.run_jobs()
+    pywren.wait(first)
+    directory = tmp_path.rglob(first[0].callset_id)
+    path = next(directory)
+    following = pywren.dummy_executor()
+    future = following.submit(len, first[0])
+    executor.close()
+    del executor, first
+    gc.collect()
+    assert path.exists()
+    following.invoker.run_jobs()
+    assert future.result(WAIT) == 1_000_000
+    deadline = time.monotonic() + WAIT
+    while path.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)  # a thread may be about to drop it
+        gc.collect()
+    assert not path.exists()
+
+
+class Value:
+    """Something that weak references can point to."""
+
+    def __init__(self, number):
+        self.number = number
+
+
+def _number_in(future):
+    return future.result().number
 
 
 def test_from_many_threads(ready, pool):
@@ -608,7 +661,29 @@ def test_a_call_that_is_held_says_why(ready, pool, presence):
     assert following.result(WAIT) is False
 
 
-def test_an_error_in_a_decision_ends_the_call(ready, pool, presence, monkeypatch):
+def test_the_end_of_a_program_that_has_not_run_the_inputs(tmp_path):
+    """A call that follows one of a dummy executor ends with the program, and so do those that follow it."""
+    program = """
+        import pywren
+        first = pywren.dummy_executor().call_async(abs, -1)
+        local = pywren.local_executor()
+        second = local.submit(abs, first)
+        third = local.submit(abs, second)
+        local.submit(abs, first).cancel()
+        third.add_done_callback(lambda ended: print(ended.exception))
+        second.add_done_callback(lambda ended: print(ended.cancelled(), str(ended._exception).partition(" (")[0]))
+    """
+    run = [sys.executable, "-W", "error", "-c", textwrap.dedent(program)]
+    environment = {**os.environ, "PYWREN_HOME": str(tmp_path)}
+    done = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=WAIT, check=False)
+    print(done.stdout, done.stderr)
+    assert done.returncode == 0
+    assert done.stderr.count("1 call was not run, because it follows calls of a dummy executor that have not run") == 1
+    assert "which run_jobs() has not run" in done.stdout
+
+
+@pytest.mark.parametrize("problem", [RuntimeError, SystemExit])
+def test_an_error_in_a_decision_ends_the_call(ready, pool, presence, monkeypatch, problem):
     """An unforeseen error while a call is let go becomes the error of that call, and other calls go on."""
     if ready.kind == "dummy":
         pytest.skip("the program runs the calls")
@@ -618,11 +693,11 @@ def test_an_error_in_a_decision_ends_the_call(ready, pool, presence, monkeypatch
 
     def fail(self, *arguments):
         if self is broken._origin:
-            raise RuntimeError("a defect")
+            raise problem("a defect")
         return let_go(self, *arguments)
 
     monkeypatch.setattr(type(broken._origin), "let_go", fail)
     assert presence.wait()
     presence.let_go()
-    assert "RuntimeError: a defect" in str(error_of(broken))
+    assert f"{problem.__name__}: a defect" in str(error_of(broken))
     assert sound.result(WAIT) is False

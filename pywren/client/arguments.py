@@ -22,7 +22,27 @@ MOST_ITEMS = 10_000_000
 memory, and an iterable that yields more items is most likely infinite."""
 
 
-class MapOptions(TypedDict, total=False):
+class CallOptions(TypedDict, total=False):
+    """The optional arguments that all verbs for many items take by keyword; ``Executor.map`` explains them."""
+
+    retries: int | None
+    retry_on: type[BaseException] | Iterable[type[BaseException]] | None
+    job_max_runtime: float | None
+    memory: int | None
+    timeout: float | None
+    budget: float | None
+
+
+class MapOnlyOptions(CallOptions, total=False):
+    """The optional arguments that ``map``, and the verbs that pass them on to it, take by keyword alone."""
+
+    backup: bool
+    name: str | None
+    progress: bool | str
+    show_output: bool
+
+
+class MapOptions(MapOnlyOptions, total=False):
     """The optional arguments of ``Executor.map``, for the verbs that pass them on; ``map`` explains them."""
 
     extra_env: Mapping[str, str] | None
@@ -32,16 +52,6 @@ class MapOptions(TypedDict, total=False):
     use_cached_runtime: bool
     overwrite_invoke_args: Mapping[str, Any] | None
     exclude_modules: Iterable[str] | None
-    retries: int | None
-    retry_on: type[BaseException] | Iterable[type[BaseException]] | None
-    backup: bool
-    name: str | None
-    progress: bool | str
-    show_output: bool
-    job_max_runtime: float | None
-    memory: int | None
-    timeout: float | None
-    budget: float | None
 
 
 def consume(iterdata: Iterable[Any], limit: int | None) -> list[Any]:

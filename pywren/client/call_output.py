@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pywren.future import ResponseFuture
+from pywren.worker.parent import output
 from pywren.worker.parent.output import write_through
 
 
@@ -34,10 +35,9 @@ def labelled(future: ResponseFuture, status: Mapping[str, Any], stream: str) -> 
         status: its status.
         stream: ``stdout`` or ``stderr``.
     """
-    label = label_of(future)
-    return "".join(f"{label} {line}\n" for line in str(status.get(stream) or "").splitlines())
+    return output.labelled(label_of(future.callset_id, future.call_id), str(status.get(stream) or ""))
 
 
-def label_of(future: ResponseFuture) -> str:
-    """Return the ids of a future's callset and call as they stand before each line."""
-    return f"[{future.callset_id[:8]}/{future.call_id}]"
+def label_of(callset_id: str, call_id: str) -> str:
+    """Return the ids of a callset and a call as they stand before each line."""
+    return f"[{callset_id[:8]}/{call_id}]"

@@ -42,7 +42,7 @@ class Callset:
         facts: the members of ``invoke_status`` that are the same for all calls.
         modules: top-level names of the user's modules that were sent; unpickling an outcome may need these modules.
         condition: guards the states of all futures of the callset (``client.call_state``).
-        inputs: the futures whose stored outcomes are arguments of the calls.
+        inputs: for calls that have not ended, the callsets whose directories on this machine their workers read.
         name: the name of the job, if the program gave it one.
         first_attempt: the number of the first attempt since the job was last resumed. What earlier attempts returned
             counts, but their failures do not.
@@ -73,7 +73,7 @@ class Callset:
     condition: threading.Condition = field(default_factory=threading.Condition, repr=False)
     deletion: Any = field(default=None, repr=False)
     on_lost_object: Callable[[], object] | None = field(default=None, repr=False)
-    inputs: list[Any] = field(default_factory=list, repr=False)
+    inputs: dict[str, list[Callset]] = field(default_factory=dict, repr=False)
     billing: Billing | None = None
     failures: dict[str, str] = field(default_factory=dict, repr=False)
     progress: bool | str = "auto"
@@ -84,7 +84,7 @@ class Callset:
         # Pickle the secret too, because another user cannot derive it. Leave out what only this process has.
         nothing: dict[str, Any] = dict.fromkeys(("condition", "deletion", "origin", "on_lost_object"))
         # Whether anybody looks is known only where the future is unpickled. Errors in words may hold secrets.
-        here: dict[str, Any] = {**nothing, "overwrite": {}, "progress": "auto", "failures": {}}
+        here: dict[str, Any] = {**nothing, "overwrite": {}, "progress": "auto", "failures": {}, "inputs": {}}
         facts = {name: value for name, value in self.facts.items() if name != "extra_env"}  # it may hold secrets
         return {**self.__dict__, "secret": self.known_secret(), "facts": facts, **here}
 

@@ -4,18 +4,23 @@ A thread that settles futures only counts here, because it holds the condition o
 has ended, a thread ``pywren-inputs`` decides: the call is let go, or it ends like an input that failed. These threads
 wait for nothing else, so no callback of the program delays the calls. ``_lock`` guards the count; it is innermost.
 
-A call of a dummy executor is not followed by threads: ``run_jobs`` asks for its inputs (``DummyInvoker``).
+A call of a dummy executor is not followed by threads: ``run_jobs`` asks for its inputs (``DummyInvoker``). A call that
+follows one of a dummy executor ends with the program, because nothing else runs that one.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import threading
+import weakref
 from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from pywren.client import call_state, waiting
 from pywren.client.call_state import CallState
+from pywren.exceptions import CallCancelledError
+from pywren.system import shutdown
 from pywren.system.callbacks import Callbacks, restart_in_child
 
 if TYPE_CHECKING:
@@ -38,10 +43,13 @@ class Holder(Protocol):
     def let_go(self, call_id: str, inputs: Sequence[CallState]) -> bool:
         """Invoke a call, whose inputs have ended. Return False if the call was ended meanwhile."""
 
+    def is_held(self, call_id: str) -> bool:
+        """Tell whether a call still waits for its inputs: it may have been cancelled."""
+
     def end_like(self, call_id: str, failed: CallState) -> None:
         """End a call with the error of one of its inputs, or as cancelled if the input was cancelled."""
 
-    def end_with(self, call_id: str, error: Exception) -> None:
+    def end_with(self, call_id: str, error: BaseException) -> None:
         """End a call with an error that kept it from being invoked."""
 
 
@@ -77,6 +85,8 @@ class Following:
 
     def start(self) -> None:
         """Decide as soon as all inputs have ended, on another thread."""
+        with _adding:
+            _all.add(self)
         # Threads first: at the end of the program none can be started any more.
         _threads.expect(self)
         for one in self.inputs:
@@ -119,10 +129,48 @@ class Following:
             if failed is None:
                 return self._holder.let_go(self.call_id, self.inputs)
             self._holder.end_like(self.call_id, failed)
-        except Exception as error:  # an error here must end this call, or its future would stay pending
+        except BaseException as error:
+            # Whatever the program's objects raise when they are pickled here, even SystemExit, must end this call, or
+            # its future would stay pending. Only after Ctrl-C does who has called this decide again.
+            shutdown.raise_ctrl_c(error)
             logger.debug("call %s cannot be let go", self.call_id, exc_info=True)
             self._holder.end_with(self.call_id, error)
         return False
+
+    def end_if_hopeless(self) -> bool:
+        """At the end of the program, end the call if it follows a call that only the program could run."""
+        missing = next((one for one in self.inputs if not call_state.has_ended(one)), None)
+        if missing is None or missing._origin is None or not missing._origin.is_run_by_program:
+            return False
+        if not self._holder.is_held(self.call_id):
+            return False
+        text = (
+            f"the call was cancelled at the end of the program, because it follows call {missing.call_id} of callset "
+            f"{missing.callset_id}, which run_jobs() has not run"
+        )
+        error = CallCancelledError(text, call_id=self.call_id, callset_id=self._holder.callset.id)
+        self._holder.end_with(self.call_id, error)
+        return True
+
+
+def _end_hopeless() -> None:
+    with _adding:
+        following = list(_all)
+    count = sum([one.end_if_hopeless() for one in following])
+    if count:
+        calls, were, they, follow = ("1 call", "was", "it", "follows") if count == 1 else (
+            f"{count} calls", "were", "they", "follow"
+        )  # fmt: skip
+        logger.warning(
+            "%s %s not run, because %s %s calls of a dummy executor that have not run: call its invoker.run_jobs()",
+            calls, were, they, follow,
+        )  # fmt: skip
+
+
+def _restart_in_child() -> None:
+    global _adding
+    _adding = threading.RLock()  # another thread of the parent may have held the old one
+    _all.clear()  # the calls belong to the parent
 
 
 def first_failed(inputs: Sequence[CallState]) -> CallState | None:
@@ -150,5 +198,12 @@ def _is_there(one: CallState, path: Sequence[str] | None) -> bool:
     return path is not None and one._origin is not None and list(one._origin.storage_path) == list(path)
 
 
+# Weak: the origin of a call that is held keeps the inputs, and these keep the ``Following``. ``_adding`` guards it, and
+# is reentrant, because adding may run the garbage collector, and that any destructor.
+_all: weakref.WeakSet[Following] = weakref.WeakSet()
+_adding = threading.RLock()
 _threads = Callbacks("pywren-inputs")
 restart_in_child(_threads)
+shutdown.at_end(_end_hopeless)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_restart_in_child)

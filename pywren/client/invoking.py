@@ -62,7 +62,7 @@ class Invocations:
         *,
         payload: Callable[[Ready], Mapping[str, Any]],
         now: Callable[[], float],
-        refused: Callable[[str, Exception], object],
+        refused: Callable[[str, BaseException], object],
         note: Callable[[Ready, float, float], object],
         callset_id: str,
         threads: int = 64,
@@ -201,7 +201,7 @@ class Invocations:
             self._said_held = reason
             logger.warning("callset %s: calls to be invoked again wait: %s", self._callset_id, reason)
 
-    def tell_refused(self, call_id: str, error: Exception) -> None:
+    def tell_refused(self, call_id: str, error: BaseException) -> None:
         """Report a call that was refused in the background."""
         self._refused(call_id, error)
 
@@ -301,14 +301,14 @@ class _Crew:
             # The whole crew rests until the next poll, which succeeds only when the credentials are good again.
             self._work_for.tell_delayed(error.__cause__ or error)
             self._stop(error)
-        except Exception as error:  # noqa: BLE001 -- map raises it, or it ends the call
-            if self._patient:
-                self._stop(error)
+        except BaseException as error:
+            # An object of the program that is pickled here, and an invoker of the program, may raise even SystemExit.
+            ends_all = not isinstance(error, Exception) and threading.current_thread() is threading.main_thread()
+            if self._patient or ends_all:
+                self._stop(error)  # map raises it
             else:
                 self._work_for.tell_refused(ready.call_id, error)
-        except BaseException as error:
-            self._stop(error)
-            if threading.current_thread() is threading.main_thread():
+            if ends_all:
                 raise
         else:
             self._last_accepted = self._clock()

@@ -3,16 +3,22 @@
 The thread that takes results also takes items and makes calls. So a program that stops taking results stops all of it
 (back-pressure), the user's iterator runs on the user's thread, and nothing is left behind when the program drops the
 results. ``PoolExecutor.map``, ``Executor.imap`` and ``Executor.imap_unordered`` build on this.
+
+Results are dropped on any thread, also by the garbage collector, when that thread may hold any lock. So the calls of
+dropped results are cancelled on a thread of their own, ``pywren-drop``.
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
 import math
 import os
+import queue
 import sys
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic
@@ -20,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Generic
 from pywren.client import waiting
 from pywren.client.call_state import is_done, verdict_of
 from pywren.client.typevars import T
-from pywren.exceptions import ArgumentError, StorageError
+from pywren.exceptions import ArgumentError, PywrenError, StorageError
 from pywren.system import shutdown
 from pywren.wait import cancel_each
 
@@ -42,6 +48,10 @@ _PATIENCE = 0.05
 _SHARE = 8
 """More calls are made once an eighth of those ahead is missing. Each submission has a fixed cost, so it should contain
 many calls; but workers must not run out of calls while it is put off."""
+
+_LINGER_SECONDS = 5.0  # how long the thread that cancels lives when there are no results to drop
+
+_EXIT_SECONDS = 10.0  # how long the end of a program waits for it
 
 
 class InOrder:
@@ -96,9 +106,12 @@ class LazyCalls:
         self._ahead = ahead
         self._futures: Any = InOrder() if futures is None else futures
         self._has_more = True
+        # Calls that were just made, until ``_futures`` has them.
+        self._made: deque[Sequence[ResponseFuture]] = deque()
         # Why there are no more calls, if the iterator or the making of calls raised. It is raised after the results of
         # the calls that were made before.
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
+        _drops.expect(self)
 
     def start(self, make: Make) -> None:
         """Make the first calls: as many as ``ahead``, however long the iterator of items takes.
@@ -107,21 +120,30 @@ class LazyCalls:
             make: makes these calls.
 
         Raises:
-            Exception: what the iterator or the making of calls raised. No calls were made.
+            BaseException: what the iterator or the making of calls raised. No calls were made. After Ctrl-C, those that
+                have not begun on this machine are cancelled.
         """
         items = self._take_items(math.inf)
         if self._failure is not None:
             raise self._failure
-        if items:
-            self._futures.add(make(items))
+        try:
+            self._add(make, items)
+        except KeyboardInterrupt:
+            self.stop_waiting()
+            raise
 
     def begin(self) -> None:
         """Make the first calls, as many as ``ahead`` or fewer if the iterator of items takes long.
 
         Raises:
-            Exception: what the iterator or the making of calls raised, if no calls were made before.
+            BaseException: what the iterator or the making of calls raised, if no calls were made before. After Ctrl-C,
+                those that have not begun on this machine are cancelled.
         """
-        self._fill()
+        try:
+            self._fill()
+        except KeyboardInterrupt:
+            self.stop_waiting()
+            raise
         if not self._futures:
             self._end()
 
@@ -134,7 +156,7 @@ class LazyCalls:
         Raises:
             WaitTimeoutError: the call has not ended in time. ``take`` may be called again.
             StorageError: the storage could not be reached for a minute. ``take`` may be called again.
-            Exception: no call is left, because the iterator or the making of calls raised this exception.
+            BaseException: no call is left, because the iterator or the making of calls raised this exception.
         """
         has_filled = False
         while not self._futures.has_one() and self._has_room():
@@ -157,16 +179,35 @@ class LazyCalls:
         """After Ctrl-C, cancel only the calls that have not begun on this machine, and make no more."""
         stop_waiting(self._drop())
 
+    def drop(self) -> None:
+        """Make no more calls, and have another thread cancel the outstanding ones. Destructors call this."""
+        # Here, so that a generator of items is closed on the thread that drops it.
+        self._has_more, self._items, self._failure = False, iter(()), None
+        if self._futures or self._made:
+            _drops.take(self)
+
     def _has_room(self) -> bool:
         return self._has_more and (self._ahead - len(self._futures)) * _SHARE >= self._ahead
 
     def _fill(self) -> None:
         items = self._take_items(_PATIENCE)
         try:
-            if items:
-                self._futures.add(self._make(items))
-        except Exception as error:  # noqa: BLE001 -- pickling the user's items may raise anything
-            self._failure, self._has_more = error, False
+            self._add(self._make, items)
+        except BaseException as error:  # noqa: BLE001 -- pickling the user's items may raise anything
+            self._fail(error)
+
+    def _add(self, make: Make, items: list[Any]) -> None:
+        if items:
+            # Ctrl-C comes between two steps of the interpreter. While calls are made, the executor withdraws them then;
+            # afterwards they are here, because no step comes between the return of ``make`` and the end of ``extend``.
+            self._made.extend(map(make, (items,)))
+        while self._made:
+            self._futures.add(self._made[0])
+            self._made.popleft()
+
+    def _fail(self, error: BaseException) -> None:
+        shutdown.raise_ctrl_c(error)
+        self._failure, self._has_more = error, False
 
     def _take_items(self, patience: float) -> list[Any]:
         """Take items for all calls that may be made now, or fewer if that takes more than ``patience`` seconds."""
@@ -179,8 +220,8 @@ class LazyCalls:
                     break
         except StopIteration:
             self._has_more = False
-        except Exception as error:  # noqa: BLE001 -- the user's iterator may raise anything
-            self._failure, self._has_more = error, False
+        except BaseException as error:  # noqa: BLE001 -- the user's iterator may raise anything, even SystemExit
+            self._fail(error)
         return items
 
     def _end(self) -> None:
@@ -191,7 +232,72 @@ class LazyCalls:
     def _drop(self) -> list[ResponseFuture]:
         self._has_more, self._items, self._failure = False, iter(()), None
         dropped: list[ResponseFuture] = self._futures.close()
+        while self._made:
+            dropped += self._made.popleft()
         return dropped
+
+
+class _Drops:
+    """Cancels the calls of results that the program has dropped, on a daemon thread that exists while there are some.
+
+    What drops results only puts them into the queue: its thread may hold any lock, so it must neither wait nor send
+    requests nor start a thread, and ``SimpleQueue.put`` is made for that. ``_starting`` guards ``_is_running``. It is
+    reentrant, because an allocation under it may run the garbage collector, and that any destructor.
+    """
+
+    def __init__(self) -> None:
+        self._dropped: queue.SimpleQueue[LazyCalls | threading.Event] = queue.SimpleQueue()
+        self._starting = threading.RLock()
+        self._expected: weakref.WeakSet[LazyCalls] = weakref.WeakSet()
+        self._is_running = False
+
+    def expect(self, calls: LazyCalls) -> None:
+        """Start the thread, unless it runs. It runs at least until these calls are gone."""
+        with self._starting:
+            self._expected.add(calls)
+            starts, self._is_running = not self._is_running, True
+        if starts:
+            try:
+                threading.Thread(target=self._serve, name="pywren-drop", daemon=True).start()
+            except RuntimeError:  # there are too many threads, or the program is ending: dropped calls go on
+                self._is_running = False
+
+    def take(self, calls: LazyCalls) -> None:
+        """Have the outstanding calls cancelled soon."""
+        self._dropped.put(calls)
+
+    def finish(self, timeout: float) -> None:
+        """Wait until the calls of what was dropped before are cancelled."""
+        if self._is_running:
+            is_over = threading.Event()
+            self._dropped.put(is_over)
+            is_over.wait(timeout)
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                dropped = self._dropped.get(timeout=_LINGER_SECONDS)
+            except queue.Empty:
+                with self._starting:
+                    # Calls are among the expected ones until they are in the queue.
+                    if not self._expected and self._dropped.empty():
+                        self._is_running = False
+                        return
+                continue
+            if isinstance(dropped, threading.Event):
+                dropped.set()
+                continue
+            try:
+                dropped.cancel()
+            except PywrenError as error:
+                logger.warning("the calls of results that were dropped could not be cancelled: %s", error)
+            del dropped  # otherwise this variable would keep the last futures
+
+
+_drops = _Drops()
+atexit.register(lambda: _drops.finish(0.0 if shutdown.is_interrupted() else _EXIT_SECONDS))
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_drops.__init__)  # type: ignore[misc]
 
 
 class Results(Generic[T]):
@@ -253,10 +359,10 @@ class Results(Generic[T]):
         self.close()
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:  # module globals may be gone
-        # On whichever thread drops the iterator last, as with a generator. Not if __init__ was interrupted, nor while
-        # the interpreter ends: it has waited for what runs on this machine, and starts no threads any more.
-        if "_inside" in self.__dict__ and not is_finalizing():
-            self.close()
+        # On whichever thread drops the iterator last. Not if __init__ was interrupted, nor in a forked process, whose
+        # parent has the calls, nor while the interpreter ends: it has waited for what runs on this machine.
+        if "_inside" in self.__dict__ and self._process == os.getpid() and not is_finalizing():
+            self._calls.drop()
 
     def _enter(self) -> None:
         if self._process != os.getpid():

@@ -27,10 +27,12 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pywren.client import call_state, waiting
+from pywren.client.call_output import label_of
 from pywren.client.call_state import CallState
 from pywren.client.callset import Callset, Submission
 from pywren.client.driver.policy import Policy, too_late
@@ -172,6 +174,7 @@ class LocalCallset:
             on_start=self._on_start,
             on_results=self._on_results,
             show_output=show_output,
+            label=partial(_label_of, self.callset.id) if submission.options.get("show_output") else None,
             repeats=self._attempts.repeats,
             most_processes=self._policy.max_concurrency,
             on_tick=self._on_tick if self._policy.backup or self._deadline < math.inf else None,
@@ -236,6 +239,10 @@ class LocalCallset:
         self._pool.let_go(batch, int(call_id), outcomes_of(inputs))
         return True
 
+    def is_held(self, call_id: str) -> bool:
+        """Tell whether a call still waits for its inputs."""
+        return int(call_id) in self._inputs
+
     def end_like(self, call_id: str, failed: CallState) -> None:
         """End a call with the error of one of its inputs, or as cancelled if that was cancelled."""
         verdict = call_state.verdict_of(failed) or Verdict()
@@ -249,9 +256,9 @@ class LocalCallset:
         result = RunResult(False, Packed(outcome.body), told or ("", "", traceback_of(verdict)))
         self._end(call_id, of_result(result, self.callset.id, call_id, time.time()))
 
-    def end_with(self, call_id: str, error: Exception) -> None:
+    def end_with(self, call_id: str, error: BaseException) -> None:
         """End a call with an error that kept it from running."""
-        known = error if isinstance(error, PywrenError) else unexpected(error)
+        known = error if isinstance(error, PywrenError) else unexpected(error, "the call could not be started")
         result = RunResult(None, None, failure=Failure.of(known), returncode=None)
         self._end(call_id, Verdict(None, known, result, time.time()))
 
@@ -437,6 +444,11 @@ class LocalCallset:
     def place(self) -> str:
         """Where the calls run."""
         return "on this machine"
+
+    @property
+    def is_run_by_program(self) -> bool:
+        """Return False."""
+        return False
 
     def outstanding(self) -> list[CallState]:
         """Return the futures of the calls that have no outcome yet."""
@@ -674,6 +686,10 @@ def _inputs_of(submission: Submission) -> tuple[list[int], list[Sequence[bytes]]
     ]
 
 
+def _label_of(callset_id: str, index: int) -> str:
+    return label_of(callset_id, create_call_id(index))
+
+
 def _function_of(submission: Submission) -> Function:
     """Return the function as the pool takes it. A small function is named by its pickle, so workers recognize it."""
     pickle = submission.function
@@ -695,6 +711,7 @@ class LocalDispatcher:
     """
 
     out_of_band = True
+    shows_output = True
     longest_runtime = math.inf
 
     def __init__(self, storage: Storage, invoker: Invoker, pool: LocalPool, *, show_output: bool = False) -> None:
@@ -722,8 +739,7 @@ class LocalDispatcher:
             self._use.end()
             self._use = _Use(self, pool)
         callset = LocalCallset(submission.callset, self.storage, pool, submission.policy, follow=self._invoker.follow)
-        # A map that shows its output with the ids of its calls need not show it twice.
-        show_output = self._show_output and not submission.options.get("show_output")
+        show_output = self._show_output or bool(submission.options.get("show_output"))
         futures = callset.submit(submission, show_output, self._invoker.environment)
         self._last = weakref.ref(callset)
         return futures

@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence, Sized
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, overload
 
 from pywren import wrenconfig
@@ -21,7 +21,8 @@ from pywren.client.call_state import tell_when_done
 from pywren.client.driver.capacity import USUAL_CONCURRENCY
 from pywren.client.lazy_calls import LazyCalls, stop_waiting
 from pywren.client.protocols import Verbs
-from pywren.client.typevars import P, T
+from pywren.client.typevars import T
+from pywren.client.verbs import Submits
 from pywren.exceptions import ArgumentError, BrokenPoolError, ShutdownError
 from pywren.future import ResponseFuture
 from pywren.pickling.adapters import Application, Chunk, Initialized, Setup
@@ -38,7 +39,7 @@ LAZY_CALLS = 10_000
 _MOST_AT_ONCE = 1_000_000  # a map with a known number of calls makes up to this many calls together
 
 
-class ExecutorAdapter(concurrent.futures.Executor):
+class ExecutorAdapter(Submits, concurrent.futures.Executor):
     """A ``concurrent.futures.Executor`` that makes its calls through an executor of pywren.
 
     Any thread may submit, shut down and take results. ``_changed`` guards the fields that ``__init__`` sets after it. A
@@ -72,30 +73,10 @@ class ExecutorAdapter(concurrent.futures.Executor):
         # The copy has submitted nothing yet, and its executor bounds what is in flight as this one's does.
         return _copied, (type(self), self._executor, self._max_workers, self._setup)
 
+    def _submit_one(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> ResponseFuture:
+        return self._start(Application(func), [(args, kwargs)])[0]
+
     @overload  # an ``async def`` function: its coroutine's value is the result
-    def submit(
-        self, fn: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> ResponseFuture[T]: ...
-
-    @overload
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> ResponseFuture[T]: ...
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> ResponseFuture:
-        """Call a function on a worker.
-
-        Args:
-            fn: the function.
-            args: its positional arguments.
-            kwargs: its keyword arguments.
-
-        Raises:
-            BrokenPoolError: the initializer has failed. It is a ``concurrent.futures.BrokenExecutor``.
-            ShutdownError: the executor was shut down, or the program is ending. It is a ``RuntimeError``.
-            PywrenError: as for ``Executor.map`` of pywren.
-        """
-        return self._start(Application(fn), [(args, kwargs)])[0]
-
-    @overload
     def map(
         self,
         fn: Callable[..., Coroutine[Any, Any, T]],
@@ -227,12 +208,14 @@ class ExecutorAdapter(concurrent.futures.Executor):
             self._starting += 1
         if self._setup is not None:
             function = Initialized(self._setup, function)
+        futures: list[ResponseFuture] = []
         try:
             # Not under the lock: this may wait for a future in the arguments, and its callback may submit more calls.
-            futures = self._executor.map(function, items)
+            # Ctrl-C finds no step of the interpreter between the return of map() and the end of extend().
+            futures.extend(chain.from_iterable(map(self._executor.map, (function,), (items,))))
+        finally:
             # Before _starting goes down, so that shutdown() finds the futures in the set.
             self._outstanding.update(futures)
-        finally:
             with self._changed:
                 self._starting -= 1
                 # Also when making the calls failed: shutdown() must not wait for a thread that has given up.
@@ -343,9 +326,13 @@ def _results(calls: LazyCalls, deadline: float | None) -> Iterator[Any]:
             while results:
                 yield results.pop()
     except KeyboardInterrupt:
-        calls.stop_waiting()  # the ``finally`` below finds no calls any more
+        calls.stop_waiting()
         raise
-    finally:
-        # Also when the program drops the generator: GeneratorExit then arrives on whichever thread drops it. A
-        # generator that was never advanced has not entered this ``try``, so its calls go on.
+    except GeneratorExit:
+        # The program closes the generator, or drops it, which any thread may do, with any lock held. A generator that
+        # was never advanced has not entered this ``try``, so its calls go on.
+        calls.drop()
+        raise
+    except BaseException:
         calls.cancel()
+        raise

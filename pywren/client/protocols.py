@@ -178,6 +178,10 @@ class Origin(Protocol):
     def place(self) -> str:
         """Where the calls run, in words that follow "running": "on this machine"."""
 
+    @property
+    def is_run_by_program(self) -> bool:
+        """Whether the calls run only when the program runs them: those of a dummy executor."""
+
     def outstanding(self) -> list[CallState]:
         """Return one future for every call of the callset that is not known to have ended, as far as futures live."""
 
@@ -212,6 +216,9 @@ class Dispatcher(Protocol):
 
     out_of_band: bool
     """Whether big buffers in arguments are sent separately from the pickles."""
+
+    shows_output: bool
+    """Whether it shows what calls print itself, while they run, if the options of a submission ask for that."""
 
     longest_runtime: float
     """The longest runtime, in seconds, that a call may be given."""

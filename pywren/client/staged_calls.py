@@ -227,6 +227,10 @@ class StagedCallset:
             self._monitor.watch(self, FIRST_POLL)  # the threads that invoke may be about to end: a poll looks again
         return True
 
+    def is_held(self, call_id: str) -> bool:
+        """Tell whether a call still waits for its inputs."""
+        return call_id in self._incomplete
+
     def end_like(self, call_id: str, failed: CallState) -> None:
         """End a call with the error of one of its inputs, or as cancelled if that was cancelled."""
         verdict = call_state.verdict_of(failed) or Verdict()
@@ -239,13 +243,13 @@ class StagedCallset:
         self._end(status)
         self._monitor.watch(self)
 
-    def end_with(self, call_id: str, error: Exception) -> None:
+    def end_with(self, call_id: str, error: BaseException) -> None:
         """End a call with an error that kept it from being invoked."""
         self.refuse(call_id, error)
 
-    def refuse(self, call_id: str, error: Exception) -> None:
+    def refuse(self, call_id: str, error: BaseException) -> None:
         """End a call that the service has refused for good, after ``map`` has returned."""
-        known = error if isinstance(error, PywrenError) else unexpected(error)
+        known = error if isinstance(error, PywrenError) else unexpected(error, "the call could not be invoked")
         self._ends.add(End(self._ends.status(call_id, Failure.of(known)), error=known))
         self._monitor.watch(self)
 
@@ -314,6 +318,11 @@ class StagedCallset:
             return True
         self._carry_out(found)
         return False
+
+    @property
+    def is_run_by_program(self) -> bool:
+        """Whether the calls run only when the program runs them: those of a dummy executor."""
+        return self._invocations is not None and not self._invocations.start_by_themselves
 
     @property
     def place(self) -> str:
@@ -928,7 +937,9 @@ class StagedCallset:
             if self.driver is not None:
                 cancelled = isinstance(verdict.error, (CallCancelledError, CallTimeoutError))
                 self.driver.settled(call_id, failed=verdict.error is not None, cancelled=cancelled)
-            self._incomplete.pop(call_id, None)  # a call that was cancelled while it was held needs its inputs no more
+            # A call that was cancelled while it was held needs its inputs no more, and neither does one that has ended.
+            self._incomplete.pop(call_id, None)
+            self.callset.inputs.pop(call_id, None)
         with self._lock:  # last: if Ctrl-C comes before this, the monitor still has the futures and settles them
             for call_id in verdicts:
                 self._drop(call_id)

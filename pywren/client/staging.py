@@ -68,6 +68,7 @@ class StagedDispatcher:
     """
 
     out_of_band = False  # a pickle and its buffers share one object
+    shows_output = False
     longest_runtime = sys.float_info.max  # JSON has no infinity
 
     def __init__(self, storage: Storage, invoker: Invoker, runtime: Mapping[str, Any]) -> None:
@@ -475,7 +476,9 @@ class _References:
         verdict = call_state.verdict_of(one)
         status = call_state.stored_status(one) if verdict is None else verdict.source
         if isinstance(status, Status) and status.failure is None and one.storage_path == self._storage.path:
-            self._callset.inputs.append(one)  # keeps the directory of the future's callset while this callset needs it
+            if one._origin is not None and one._origin.callset.deletion is not None:
+                # Keeps the directory, and not the value, until this call has ended (``StagedCallset._settle``).
+                self._callset.inputs.setdefault(call_id, []).append(one._origin.callset)
             if status.output_sha256 is not None and status.output_key:
                 members = status.output_key, status.output_sha256, one.callset_id, one.call_id, status.output_size
                 return Reference(*members)

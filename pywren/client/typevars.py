@@ -14,7 +14,13 @@ else:
     R = TypeVar("R")
 
 A = TypeVar("A")
-"""An item: the argument of a function that takes one."""
+"""An item: the argument of a function that takes one, or the first argument of a function that takes several."""
+
+B = TypeVar("B")
+"""The second argument of a function, or what its first step returns."""
+
+C = TypeVar("C")
+"""The third argument of a function."""
 
 T = TypeVar("T")
 """What the function returns, or the coroutine of an ``async def`` function."""

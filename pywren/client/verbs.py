@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from pywren.client import arguments
 from pywren.client.arguments import MapOptions
 from pywren.client.lazy_calls import InOrder, LazyCalls, Results
-from pywren.client.typevars import A, P, T
+from pywren.client.typevars import A, B, C, HasOutcome, P, T
 from pywren.client.waiting import Arrivals
 from pywren.exceptions import ArgumentError
 from pywren.future import ResponseFuture
@@ -17,6 +17,8 @@ from pywren.pickling.adapters import Application, Spread
 from pywren.wrenutil import iterate
 
 if TYPE_CHECKING:
+    from typing import Concatenate
+
     from typing_extensions import TypeVarTuple, Unpack
 
     Ts = TypeVarTuple("Ts")
@@ -25,12 +27,13 @@ WINDOW = 1_000
 """How many calls ``imap`` makes ahead: as many as Lambda runs together in a new account."""
 
 
-class MoreVerbs:
-    """Verbs that pywren adds to those of PyWren 0.4. ``pywren.Executor`` inherits them."""
+class Submits:
+    """``submit``, with a signature that knows that futures arrive as their values.
 
-    if TYPE_CHECKING:
-        map: Any
-        map_item_limit: int | None
+    No type says so about each argument of any function. So there are overloads for functions without futures, and for
+    futures among the first three positional arguments; the other arguments are as the function declares them. With the
+    type ``A | HasOutcome[A]`` in all places, mypy would not see that a ``ResponseFuture[Any]`` fits.
+    """
 
     @overload
     def submit(
@@ -40,17 +43,117 @@ class MoreVerbs:
     @overload
     def submit(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> ResponseFuture[T]: ...
 
+    @overload
+    def submit(
+        self,
+        func: Callable[Concatenate[A, P], Coroutine[Any, Any, T]],
+        first: HasOutcome[A],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> ResponseFuture[T]: ...
+
+    @overload
+    def submit(
+        self, func: Callable[Concatenate[A, P], T], first: HasOutcome[A], /, *args: P.args, **kwargs: P.kwargs
+    ) -> ResponseFuture[T]: ...
+
+    @overload
+    def submit(
+        self,
+        func: Callable[Concatenate[A, B, P], Coroutine[Any, Any, T]],
+        first: HasOutcome[A],
+        second: HasOutcome[B],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> ResponseFuture[T]: ...
+
+    @overload
+    def submit(
+        self,
+        func: Callable[Concatenate[A, B, P], T],
+        first: HasOutcome[A],
+        second: HasOutcome[B],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> ResponseFuture[T]: ...
+
+    @overload
+    def submit(
+        self,
+        func: Callable[Concatenate[A, B, P], Coroutine[Any, Any, T]],
+        first: A | HasOutcome[A],
+        second: HasOutcome[B],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> ResponseFuture[T]: ...
+
+    @overload
+    def submit(
+        self,
+        func: Callable[Concatenate[A, B, P], T],
+        first: A | HasOutcome[A],
+        second: HasOutcome[B],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> ResponseFuture[T]: ...
+
+    @overload
+    def submit(
+        self,
+        func: Callable[Concatenate[A, B, C, P], Coroutine[Any, Any, T]],
+        first: A | HasOutcome[A],
+        second: B | HasOutcome[B],
+        third: HasOutcome[C],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> ResponseFuture[T]: ...
+
+    @overload
+    def submit(
+        self,
+        func: Callable[Concatenate[A, B, C, P], T],
+        first: A | HasOutcome[A],
+        second: B | HasOutcome[B],
+        third: HasOutcome[C],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> ResponseFuture[T]: ...
+
     def submit(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> ResponseFuture:
         """Call a function once, on a worker, with any arguments.
 
         Args:
             func: the function.
-            args: its positional arguments.
-            kwargs: its keyword arguments. For the options of ``map``, use ``map`` or ``call_async``.
+            args: its positional arguments. Futures among them, or within them, arrive as their values.
+            kwargs: its keyword arguments, likewise. They cannot be options of ``map``; for these use ``starmap``.
 
         Raises:
-            PywrenError: as for ``map``.
+            ShutdownError: the ``PoolExecutor`` was shut down, or the program is ending. It is a ``RuntimeError``.
+            BrokenPoolError: the initializer of the ``PoolExecutor`` has failed. It is a
+                ``concurrent.futures.BrokenExecutor``.
+            PywrenError: as for ``Executor.map``.
         """
+        return self._submit_one(func, args, kwargs)
+
+    def _submit_one(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> ResponseFuture:
+        raise NotImplementedError
+
+
+class MoreVerbs(Submits):
+    """Verbs that pywren adds to those of PyWren 0.4. ``pywren.Executor`` inherits them."""
+
+    if TYPE_CHECKING:
+        map: Any
+        map_item_limit: int | None
+
+    def _submit_one(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> ResponseFuture:
         arguments.check_callable(func)
         future: ResponseFuture = self.map(Application(func), [(args, kwargs)])[0]
         return future
@@ -65,7 +168,42 @@ class MoreVerbs:
 
     @overload
     def starmap(
-        self, func: Callable[[Unpack[Ts]], T], tuples: Iterable[tuple[Unpack[Ts]]], **options: Unpack[MapOptions]
+        self,
+        func: Callable[[Unpack[Ts]], T],
+        tuples: Iterable[tuple[Unpack[Ts]]],
+        **options: Unpack[MapOptions],
+    ) -> list[ResponseFuture[T]]: ...
+
+    @overload
+    def starmap(
+        self,
+        func: Callable[[A, Unpack[Ts]], Coroutine[Any, Any, T]],
+        tuples: Iterable[tuple[HasOutcome[A], Unpack[Ts]]],
+        **options: Unpack[MapOptions],
+    ) -> list[ResponseFuture[T]]: ...
+
+    @overload
+    def starmap(
+        self,
+        func: Callable[[A, Unpack[Ts]], T],
+        tuples: Iterable[tuple[HasOutcome[A], Unpack[Ts]]],
+        **options: Unpack[MapOptions],
+    ) -> list[ResponseFuture[T]]: ...
+
+    @overload
+    def starmap(
+        self,
+        func: Callable[[A, B, Unpack[Ts]], Coroutine[Any, Any, T]],
+        tuples: Iterable[tuple[A | HasOutcome[A], HasOutcome[B], Unpack[Ts]]],
+        **options: Unpack[MapOptions],
+    ) -> list[ResponseFuture[T]]: ...
+
+    @overload
+    def starmap(
+        self,
+        func: Callable[[A, B, Unpack[Ts]], T],
+        tuples: Iterable[tuple[A | HasOutcome[A], HasOutcome[B], Unpack[Ts]]],
+        **options: Unpack[MapOptions],
     ) -> list[ResponseFuture[T]]: ...
 
     def starmap(self, func: Callable[..., Any], tuples: Iterable[Iterable[Any]], **options: Any) -> list[Any]:
@@ -73,7 +211,8 @@ class MoreVerbs:
 
         Args:
             func: takes as many arguments as each tuple has elements.
-            tuples: the tuples, or other iterables. All of them are taken before anything is invoked.
+            tuples: the tuples, or other iterables. All of them are taken before anything is invoked. Futures among
+                their elements, or within them, arrive as their values.
             options: as for ``map``.
 
         Returns:
@@ -144,6 +283,17 @@ class MoreVerbs:
     @overload
     def imap(
         self,
+        func: Callable[[A], Coroutine[Any, Any, T]],
+        iterdata: Iterable[A],
+        *,
+        window: int = WINDOW,
+        return_exceptions: bool,
+        **options: Unpack[MapOptions],
+    ) -> Results[T | BaseException]: ...
+
+    @overload
+    def imap(
+        self,
         func: Callable[[A], T],
         iterdata: Iterable[A],
         *,
@@ -206,6 +356,17 @@ class MoreVerbs:
         return_exceptions: Literal[False] = False,
         **options: Unpack[MapOptions],
     ) -> Results[T]: ...
+
+    @overload
+    def imap_unordered(
+        self,
+        func: Callable[[A], Coroutine[Any, Any, T]],
+        iterdata: Iterable[A],
+        *,
+        window: int = WINDOW,
+        return_exceptions: bool,
+        **options: Unpack[MapOptions],
+    ) -> Results[T | BaseException]: ...
 
     @overload
     def imap_unordered(

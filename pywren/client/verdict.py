@@ -87,9 +87,9 @@ def of_result(result: RunResult, callset_id: str, call_id: str, known_at: float)
     return Verdict(value, error, result, known_at)
 
 
-def unexpected(error: Exception) -> StorageError:
+def unexpected(error: BaseException, what: str = "polling for results failed") -> StorageError:
     """Wrap an unforeseen error in a ``StorageError`` that futures can raise, so that nothing waits for ever."""
-    problem = StorageError(f"polling for results failed: {type(error).__name__}: {error}")
+    problem = StorageError(f"{what}: {type(error).__name__}: {text_of(error)}")
     problem.__cause__ = error
     return problem
 

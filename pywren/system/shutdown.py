@@ -52,9 +52,16 @@ _interrupted = False
 _this_thread = threading.local()
 _ends_with_multiprocessing = False
 _holders: weakref.WeakSet[HoldsBack] = weakref.WeakSet()
+_at_end: list[Callable[[], object]] = []  # only modules add to it, when they are imported
 # Guards ``_holders`` for the copy that the end of the program makes while other threads still add to it. Reentrant,
 # because adding may run the garbage collector, and that any destructor.
 _holding = threading.RLock()
+
+
+def raise_ctrl_c(problem: BaseException) -> None:
+    """Raise a Ctrl-C again. Whatever else the program's code raises, even ``SystemExit``, must end no thread here."""
+    if isinstance(problem, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+        raise problem
 
 
 def begin() -> None:
@@ -146,11 +153,18 @@ def is_process_of_multiprocessing() -> bool:
     return parent_process() is not None
 
 
+def at_end(function: Callable[[], object]) -> None:
+    """Have a function called when the program ends, before it waits for calls. The function must not wait itself."""
+    _at_end.append(function)
+
+
 def finish() -> None:
     """Refuse new calls, and wait until no call is held back. Ctrl-C ends the wait."""
     begin()
     try:
         if not is_interrupted():
+            for function in _at_end:
+                function()
             _wait()
     except KeyboardInterrupt:
         interrupt()  # what waits for the calls on this machine must not need another Ctrl-C

@@ -66,12 +66,16 @@ def packed_segments(packed: Packed) -> list[Buffer]:
     return [packed.data, *(buffer.raw() for buffer in packed.buffers)]
 
 
-def packed_from(segments: Sequence[Buffer]) -> Packed:
-    """Return the ``Packed`` whose pickle and buffers are the segments of a frame."""
+def packed_from(segments: Sequence[Buffer], *, apart: bool = False) -> Packed:
+    """Return the ``Packed`` whose pickle and buffers are the segments of a frame.
+
+    Args:
+        segments: the segments.
+        apart: whether the pickle need not be ``bytes``: it is only unpickled, or written.
+    """
     data = segments[0]
-    return Packed(
-        data if isinstance(data, bytes) else copied(data), tuple(_PickleBuffer(segment) for segment in segments[1:])
-    )
+    pickled: Any = data if apart or isinstance(data, bytes) else copied(data)
+    return Packed(pickled, tuple(_PickleBuffer(segment) for segment in segments[1:]))
 
 
 # -- functions and tasks -----------------------------------------------------------------------------------------------
@@ -195,5 +199,6 @@ def decode_result(frame: Frame, stdout: str = "", stderr: str = "") -> RunResult
         return RunResult(None, None, failure=failure, stdout=stdout, stderr=stderr, info=info)
     exception = tuple(notes["exception"]) if notes.get("exception") else None
     success = bool(frame.flags & frames.SUCCESS)
-    body = packed_from(frame.segments())
+    # The client unpickles it in pieces, and then drops it while an event loop may run on another thread.
+    body = packed_from(frame.segments(apart=True), apart=True)
     return RunResult(success, body, exception, stdout=stdout, stderr=stderr, info=info)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+import time
 
 import executors
+import hostile
 import pytest
 
 import pywren
 from pywren.system.callbacks import callbacks
+from pywren.worker.parent.output import LabelledLines
 
 
 @pytest.fixture(scope="module", params=executors.KINDS)
@@ -28,6 +31,11 @@ def speaks(x):
     if x == 2:
         raise LookupError(x)
     return x
+
+
+def speaks_later(address):
+    hostile.waits_to_go_on(address)
+    print("hello")
 
 
 def shown(capsys):
@@ -54,6 +62,47 @@ def test_lines_come_with_the_id_of_their_call(ready, capsys):
     assert futures[0].run_status["stdout"] == "out 1\n"
 
 
+def test_lines_appear_while_a_call_runs(tmp_path_factory, capsys):
+    """In memory on this machine; a line that has no end yet appears when the call has ended."""
+
+    def speaks_in_between(address):
+        print("before\nbegun: ", end="", flush=True)
+        hostile.waits_to_go_on(address)
+        print("over", flush=True)
+        print("no end", end="", flush=True)
+
+    out = ""
+    with executors.make("local", tmp_path_factory.mktemp("home")) as made, executors.Presence() as presence:
+        future = made.executor.call_async(speaks_in_between, presence.address, show_output=True)
+        assert presence.wait()
+        deadline = time.monotonic() + executors.WAIT
+        while not out and time.monotonic() < deadline:
+            time.sleep(0.001)
+            out = capsys.readouterr().out
+        label = f"[{future.callset_id[:8]}/00000] "
+        assert out == f"{label}before\n"
+        presence.let_go()
+        future.result(executors.WAIT)
+        assert capsys.readouterr().out == f"{label}begun: over\n{label}no end\n"
+    assert future.run_status["stdout"] == "before\nbegun: over\nno end"
+
+
+def test_a_line_without_an_end_does_not_pile_up():
+    """A line that never ends is passed on in pieces."""
+    found = []
+    lines = LabelledLines(lambda stream, text: found.append((stream, text)))
+    lines("stdout", "as it comes")
+    lines.begin("[a]")
+    for _ in range(100):
+        lines("stdout", "x" * 1000)
+    lines("stderr", "rest")
+    lines.begin("")
+    assert found[0] == ("stdout", "as it comes")
+    assert len(found) == 4
+    assert "".join(text for stream, text in found if stream == "stdout").count("x") == 100_000
+    assert found[-1] == ("stderr", "[a] rest\n")
+
+
 def test_a_single_call(ready, capsys):
     """``call_async`` takes the option too."""
     future = ready.executor.call_async(print, "hello", show_output=True)
@@ -63,13 +112,14 @@ def test_a_single_call(ready, capsys):
 
 
 def test_nothing_is_shown_unless_asked_for(ready, capsys):
-    """Silent calls and cancelled calls show nothing either."""
+    """Silent calls and calls that are cancelled before they print show nothing either."""
     pywren.wait(ready.map(speaks, [1]))
     silent = ready.map(abs, [1], show_output=True)
     pywren.wait(silent)
-    cancelled = ready.executor.call_async(print, "hello", show_output=True)
-    cancelled.cancel()
-    pywren.wait([cancelled])
+    with executors.Presence() as presence:
+        cancelled = ready.executor.call_async(speaks_later, presence.address, show_output=True)
+        assert cancelled.cancel()
+        pywren.wait([cancelled])
     assert shown(capsys) == [[], []]
 
 

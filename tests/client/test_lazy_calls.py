@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import itertools
 import multiprocessing
@@ -24,7 +25,7 @@ from test_wait import storage_in_trouble
 from pywren.client import lazy_calls
 from pywren.client.lazy_calls import InOrder, LazyCalls, Results
 from pywren.client.waiting import Arrivals
-from pywren.exceptions import ArgumentError, StorageError, WaitTimeoutError
+from pywren.exceptions import ArgumentError, CallCancelledError, StorageError, WaitTimeoutError
 
 VERBS = ["imap", "imap_unordered"]
 
@@ -196,6 +197,31 @@ class TestErrors:
         with pytest.raises(OSError, match="none at all"):
             stream.calls(items(), 3)
 
+    def test_an_iterator_that_exits(self, stream):
+        """A ``SystemExit`` of the iterator is like its other errors: no item that it had returned is skipped."""
+
+        def items():
+            yield from range(2)
+            sys.exit("enough")
+
+        results = Results(stream.calls(items(), 1))
+        for number in range(2):
+            settle(stream.made[number], number)
+            assert next(results) == number
+        with pytest.raises(SystemExit, match="enough"):
+            next(results)
+        assert list(results) == []
+
+    def test_an_item_that_exits_when_it_is_sent(self, stream):
+        """So is one that an item raises when it is pickled."""
+        calls = stream.calls(range(10), 2)
+        stream.refuses = SystemExit("not sent")
+        for number in range(2):
+            settle(stream.made[number], number)
+            assert calls.take().result() == number
+        with pytest.raises(SystemExit, match="not sent"):
+            calls.take()
+
     def test_calls_that_cannot_be_made_any_more(self, stream):
         """The results of the calls that were made come first."""
         calls = stream.calls(range(10), 2)
@@ -229,6 +255,37 @@ class TestErrors:
         with pytest.raises(ValueError, match="bad item"):
             next(results)
         assert "could not be cancelled: no network" in caplog.text
+
+    def test_ctrl_c_while_the_first_calls_are_made(self, stream, monkeypatch):
+        """Wherever it comes, the calls that exist by then are withdrawn, and no more are made."""
+        whole = stream.futures.add
+
+        def interrupted(*arguments, before):
+            if not before:
+                whole(*arguments)
+            raise KeyboardInterrupt
+
+        for before in (False, True):
+            monkeypatch.setattr(stream.futures, "add", functools.partialmethod(interrupted, before=before))
+            with pytest.raises(KeyboardInterrupt):
+                stream.calls(range(10), 2)
+        assert stream.origin.withdrawn == 2
+        assert len(stream.made) == 4
+
+    def test_ctrl_c_in_the_iterator(self, stream):
+        """The stream ends at once, and calls that were made before are withdrawn."""
+
+        def items():
+            yield from range(2)
+            raise KeyboardInterrupt
+
+        results = Results(stream.calls(items(), 1))
+        settle(stream.made[0], 0)
+        assert next(results) == 0
+        settle(stream.made[1], 1)
+        with pytest.raises(KeyboardInterrupt):
+            next(results)
+        assert list(results) == []
 
     def test_a_call_that_fails_among_others(self, stream):
         """With ``return_exceptions`` its error takes the place of the result, and the stream goes on."""
@@ -288,6 +345,47 @@ class TestResults:
         del results
         assert is_released(path)
         assert next(items) < 10
+
+    def test_dropping_sends_no_requests_on_the_thread_that_drops(self, stream, monkeypatch):
+        """That thread may be collecting garbage, with any lock held."""
+        threads = []
+
+        def cancel(future, cancel=stream.origin.cancel):
+            threads.append(threading.current_thread().name)
+            return cancel(future)
+
+        monkeypatch.setattr(stream.origin, "cancel", cancel)
+        results = Results(stream.calls(range(10), 3))
+        del results
+        assert all(map(_error_of, stream.made))
+        assert threads == ["pywren-drop"] * 3
+
+    def test_dropping_while_the_storage_cannot_be_written(self, stream, monkeypatch, caplog):
+        """A warning says that the calls go on, and later results are dropped as usual."""
+
+        def cannot(future):
+            raise StorageError("no network")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(stream.origin, "cancel", cannot)
+            Results(stream.calls(range(10), 3))
+            lazy_calls._drops.finish(WAIT)
+        assert "could not be cancelled: no network" in caplog.text
+        Results(stream.calls(range(10), 3))
+        lazy_calls._drops.finish(WAIT)
+        assert [future.cancelled() for future in stream.made] == [False] * 3 + [True] * 3
+
+    def test_a_program_that_drops_a_stream_and_ends(self, tmp_path):
+        """Its calls are cancelled before the program ends, although that happens on another thread."""
+        program = """
+            import pywren, time
+            pwex = pywren.local_executor()
+            pwex.imap(time.sleep, iter(lambda: 600, None), window=3)
+        """
+        run = [sys.executable, "-W", "error", "-c", textwrap.dedent(program)]
+        environment = {**os.environ, "PYWREN_HOME": str(tmp_path)}
+        done = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=WAIT, check=False)
+        assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
 
     @pytest.mark.parametrize("verb", VERBS)
     def test_a_million_items_would_not_fit(self, pwex, verb):
@@ -375,6 +473,13 @@ class TestResults:
         with executors.make("local", tmp_path) as made:
             results = getattr(made.executor, verb)(abs, range(10), window=3)
         assert sorted(results) == list(range(10))
+
+
+def _error_of(future):
+    """Wait for the end of a future that is cancelled, and return its error."""
+    with pytest.raises(CallCancelledError) as told:
+        future.result(WAIT)
+    return told.value
 
 
 def _holds(item):

@@ -41,6 +41,18 @@ def total(numbers: list[int]) -> int:
     return sum(numbers)
 
 
+def three(number: int, text: str, data: bytes, *, mark: bool = False) -> bool:
+    return mark
+
+
+async def join(pages: list[bytes]) -> str:
+    return b"".join(pages).decode()
+
+
+async def repeat(number: int, text: str) -> str:
+    return text * number
+
+
 class Model:
     """Something with methods to map."""
 
@@ -66,6 +78,7 @@ def maps() -> None:
     assert_type(pwex.map(Model().score, [[1.0]]), list[ResponseFuture[float]])
     assert_type(pwex.map(Model(), [[1.0]]), list[ResponseFuture[int]])
     assert_type(pwex.map(fetch, ["url"], extra_env={"NAME": "value"}, backup=True), list[ResponseFuture[bytes]])
+    assert_type(pwex.map(fetch, ["url"], {"NAME": "value"}), list[ResponseFuture[bytes]])
     assert_type(pwex.call_async(word, 1), ResponseFuture[str])
     assert_type(pwex.call_async(fetch, "url", name="page"), ResponseFuture[bytes])
 
@@ -84,6 +97,10 @@ def verbs() -> None:
         assert_type(page, bytes)
     with pwex.imap(word, [1], return_exceptions=True) as outcomes:
         assert_type(next(outcomes), str | BaseException)
+    with pwex.imap(fetch, ["url"], return_exceptions=True) as pages:
+        assert_type(next(pages), bytes | BaseException)
+    with pwex.imap_unordered(fetch, ["url"], window=5, return_exceptions=True) as pages:
+        assert_type(next(pages), bytes | BaseException)
     iterator: Iterator[str] = pwex.imap(word, [1])
     assert_type(next(iterator), str)
 
@@ -115,6 +132,36 @@ def reductions() -> None:
     """``reduce`` takes a function of the list of results."""
     lengths = pwex.map(len, ["a", "b"])
     assert_type(pwex.reduce(total, lengths), ResponseFuture[int])
+    assert_type(pwex.reduce(join, pwex.map(fetch, ["url"])), ResponseFuture[str])
+    assert_type(pwex.map_reduce(len, ["a", "b"], total), list[ResponseFuture[int]])
+    assert_type(pwex.map_reduce(len, ["a", "b"], total, groups=[0, 1], retries=1), list[ResponseFuture[int]])
+    assert_type(pwex.map_reduce(fetch, ["url"], join, groups=len), list[ResponseFuture[str]])
+    assert_type(pwex.map_reduce(fetch, ["url"], len, lambda url, index: index % 2), list[ResponseFuture[int]])
+    assert_type(pwex.map_reduce(lambda url: url.encode(), ["url"], join), list[ResponseFuture[str]])
+
+
+def futures_as_arguments(untyped: ResponseFuture) -> None:
+    """A future stands for its value, among the first three arguments of ``submit`` and the first two of ``starmap``."""
+    number, text, data = pwex.call_async(len, "a"), pwex.call_async(word, 1), pwex.call_async(fetch, "url")
+    with pywren.PoolExecutor() as pool:
+        assert_type(pool.submit(add, number, 2), ResponseFuture[float])
+        assert_type(pool.submit(repeat, 2, text), ResponseFuture[str])
+    assert_type(pwex.submit(add, number, 2, scale=0.5), ResponseFuture[float])
+    assert_type(pwex.submit(add, 1, number), ResponseFuture[float])
+    assert_type(pwex.submit(add, number, number), ResponseFuture[float])
+    assert_type(pwex.submit(add, number, b=2), ResponseFuture[float])
+    assert_type(pwex.submit(pair, number, text), ResponseFuture[str])
+    assert_type(pwex.submit(repeat, number, text), ResponseFuture[str])
+    assert_type(pwex.submit(three, 1, "a", data, mark=True), ResponseFuture[bool])
+    assert_type(pwex.submit(three, number, text, data), ResponseFuture[bool])
+    assert_type(pwex.submit(add, untyped, 2), ResponseFuture[float])
+    assert_type(pwex.submit(add, untyped, untyped), ResponseFuture[float])
+    assert_type(pwex.submit(total, pwex.put([1, 2])), ResponseFuture[int])
+    assert_type(pwex.submit(fetch, text), ResponseFuture[bytes])
+    assert_type(pwex.starmap(add, [(number, 2)]), list[ResponseFuture[float]])
+    assert_type(pwex.starmap(add, [(1, number)], retries=0), list[ResponseFuture[float]])
+    assert_type(pwex.starmap(repeat, zip([number], [text], strict=True)), list[ResponseFuture[str]])
+    assert_type(pwex.starmap(three, ((number, "a", b"") for _ in range(2))), list[ResponseFuture[bool]])
 
 
 def the_standard_library() -> None:

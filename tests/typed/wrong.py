@@ -59,6 +59,18 @@ pywren.as_completed(["text"])  # type: ignore[type-var]
 
 # The reduction takes something else.
 pwex.reduce(word, pwex.map(len, ["a"]))  # type: ignore[arg-type]
+pwex.map_reduce(word, [1], sum)  # type: ignore[arg-type]
+pwex.map_reduce(word, ["text"], "".join)  # type: ignore[arg-type]
+pwex.map_reduce(fetch, ["url"], "".join)  # type: ignore[arg-type, misc]
+pwex.map_reduce(word, [1], "".join, groups=5)  # type: ignore[call-overload]
+pwex.map_reduce(word, [1], "".join, backup=True)  # type: ignore[call-overload]
+
+# The value of a future is not what the function takes, or another argument is not.
+pwex.submit(add, pwex.call_async(word, 1), 2)  # type: ignore[call-overload]
+pwex.submit(add, pwex.call_async(len, "a"), "2")  # type: ignore[call-overload]
+pwex.submit(add, pwex.call_async(len, "a"))  # type: ignore[call-overload]
+pwex.starmap(add, [(pwex.call_async(word, 1), 2)])  # type: ignore[arg-type]
+pwex.starmap(add, [(pwex.call_async(len, "a"), 2, 3)])  # type: ignore[arg-type]
 
 with pywren.PoolExecutor() as pool:
     pool.submit(add, 1)  # type: ignore[call-overload]

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pywren.worker import frames
@@ -26,6 +26,7 @@ def channels() -> Iterator[tuple[Channel, Channel]]:
         end.close()
 
 
+@settings(deadline=None)  # a busy machine is no defect
 @given(
     st.lists(st.tuples(st.lists(st.binary(max_size=50), max_size=4), st.binary(max_size=20)), max_size=5),
     st.integers(1, 60),

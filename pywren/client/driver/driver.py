@@ -37,6 +37,7 @@ from pywren.client.driver.stragglers import stragglers
 from pywren.client.driver.suspicion import suspects
 from pywren.cloud.prices import Usage
 from pywren.exceptions import CallError
+from pywren.system import shutdown
 from pywren.wire.cause import CURABLE, NEVER_RAN, Cause
 
 logger = logging.getLogger(__name__)
@@ -666,7 +667,7 @@ def _is_one_of(error: BaseException, classes: tuple[type[BaseException], ...]) -
     try:
         return isinstance(error, classes)
     except BaseException as problem:  # ``__instancecheck__`` may be the program's
-        _raise_ctrl_c(problem)
+        shutdown.raise_ctrl_c(problem)
         logger.exception("whether a call runs again after %s cannot be decided, so it does not", type(error).__name__)
         return False
 
@@ -678,15 +679,9 @@ def text_of(error: BaseException) -> str:
         if isinstance(error, CallError):
             return str(error.args[0]) if error.args else ""  # without the ids, which are those of the future
         return f"{name}: {text}" if (text := str(error)) else name
-    except BaseException as problem:  # noqa: BLE001 -- ``__str__`` may be the program's; see _raise_ctrl_c()
-        _raise_ctrl_c(problem)
+    except BaseException as problem:  # noqa: BLE001 -- ``__str__`` may be the program's; see shutdown.raise_ctrl_c()
+        shutdown.raise_ctrl_c(problem)
         return name
-
-
-def _raise_ctrl_c(problem: BaseException) -> None:
-    """Raise a Ctrl-C again. Whatever else the program's code raises, even ``SystemExit``, must end no thread here."""
-    if isinstance(problem, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
-        raise problem
 
 
 def _shown(attempt: AttemptRecord) -> Attempt:

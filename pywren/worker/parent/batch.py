@@ -21,6 +21,7 @@ Entry = Any
 """An argument as it is sent to a child: the pickle, or ``(segments or (arena, offset, sizes), references)``."""
 
 OnStart = Callable[[int], None]
+Label = Callable[[int], str]
 OnResults = Callable[[list[tuple[int, RunResult]]], Sequence[Repeat] | None]
 """Gets ``[(index, result), …]``, all results that have arrived together, and returns the calls to run again.
 
@@ -42,6 +43,10 @@ _INLINE_AHEAD_BYTES = 128 * 1024
 _BIG_ENTRY_BYTES = 1024  # what a big argument counts as, because only its place in an arena is sent
 
 
+def _no_label(_: int) -> str:
+    return ""
+
+
 class Batch:
     """The calls of one ``submit``. Only the pool makes and uses it.
 
@@ -52,6 +57,7 @@ class Batch:
         extra_env: environment variables of these calls; ``None`` hides a variable from them.
         timeout: seconds after which a call is killed.
         show_output: whether what these calls print is shown as it arrives.
+        label: returns what to put before each line that a call, of which it gets the index, shows.
         on_start: called with the index of a call that is running.
         on_results: called with results as they arrive.
         repeats: which failed calls may run again.
@@ -72,6 +78,7 @@ class Batch:
         repeats: Repeats = Repeats.NEVER,
         most_processes: int | None = None,
         on_tick: OnStart | None = None,
+        label: Label | None = None,
     ) -> None:
         # The number is set by ``Ledger.add``, with the pool's lock held. Until then only the submitting thread has the
         # batch.
@@ -82,6 +89,7 @@ class Batch:
         self.extra_env = dict(extra_env)
         self.timeout = timeout
         self.show_output = show_output
+        self.label = label or _no_label
         self.on_start = on_start
         self.on_results = on_results
         self.entries: list[Entry] = []

@@ -20,7 +20,7 @@ from pywren.worker import frames, own_signals
 from pywren.worker.descriptors import pipe
 from pywren.worker.frames import UnlinkedFile
 from pywren.worker.parent.batch import Batch
-from pywren.worker.parent.output import OutputTail, Sink
+from pywren.worker.parent.output import LabelledLines, OutputTail, Sink
 from pywren.worker.parent.process import Process
 from pywren.worker.protocol import TAIL_LIMIT, TICKET, TICKET_SHIFT
 
@@ -65,7 +65,7 @@ class Member:
     """
 
     def __init__(self, environment: Mapping[str, str], sink: Sink) -> None:
-        self._sink = sink
+        self._lines = LabelledLines(sink)
         self.output = (UnlinkedFile(), UnlinkedFile())
         # With the pool's lock held, as everything here: posix_spawn(3) returns as soon as the program is loaded, and
         # nothing waits for the interpreter to start.
@@ -136,6 +136,8 @@ class Member:
         self.process.channel.flush()
         # One shown call at a time: whatever arrives in the pipes until its result belongs to it (``shown_tails``).
         self.exclusive = batch.show_output
+        if batch.show_output:
+            self._lines.begin(batch.label(indices[0]))
         self.tickets.extend(tickets)
         self._write_tickets(tickets)
 
@@ -184,7 +186,7 @@ class Member:
         self._queue(frames.encode(frames.SHOW, descriptors=self._shown_ends))
         # The write ends here mean that the pipes never reach their end. The death of the process shows only on
         # ``pidfd``.
-        self.shown = (OutputTail(pipes[0][0], "stdout", self._sink), OutputTail(pipes[1][0], "stderr", self._sink))
+        self.shown = (OutputTail(pipes[0][0], "stdout", self._lines), OutputTail(pipes[1][0], "stderr", self._lines))
 
     def _queue(self, frame: frames.Outgoing) -> None:
         self.process.channel.queue(frame)
@@ -268,7 +270,10 @@ class Member:
         """Return the tails of the shown output of the call that has just ended."""
         if self.shown is None or not self.exclusive:
             return "", ""
-        return self.shown[0].take(), self.shown[1].take()
+        tails = self.shown[0].take(), self.shown[1].take()
+        # What the processes that the call has left behind still print gets its label too, until the next call.
+        self._lines.end_lines()
+        return tails
 
     def tails(self) -> tuple[str, str]:
         """Return the tails of what a process that has died wrote to stdout and stderr."""

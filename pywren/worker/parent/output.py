@@ -31,6 +31,48 @@ Sink = Callable[[str, str], None]
 """Takes the name of a stream, ``stdout`` or ``stderr``, and a piece of text that was written to it."""
 
 
+class LabelledLines:
+    """A sink that passes on whole lines, each after a label. Without a label it passes on everything as it comes.
+
+    Args:
+        sink: takes the lines.
+    """
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._label = ""
+        self._begun: dict[str, str] = {}  # for each stream, the line that has no end yet
+
+    def __call__(self, stream: str, text: str) -> None:
+        """Take a piece of text."""
+        if not self._label:
+            self._sink(stream, text)
+            return
+        lines, _, begun = (self._begun.pop(stream, "") + text).rpartition("\n")
+        if len(begun) > TAIL_LIMIT:
+            lines, begun = f"{lines}\n{begun}", ""  # a progress bar, perhaps, which ends no line for hours
+        if begun:
+            self._begun[stream] = begun
+        if lines:
+            self._sink(stream, labelled(self._label, lines))
+
+    def begin(self, label: str) -> None:
+        """Put another label before all following lines."""
+        self.end_lines()
+        self._label = label
+
+    def end_lines(self) -> None:
+        """Pass on the lines that have begun: their call has ended."""
+        for stream, begun in self._begun.items():
+            self._sink(stream, labelled(self._label, begun))
+        self._begun.clear()
+
+
+def labelled(label: str, text: str) -> str:
+    """Return a text with a label before each line."""
+    return "".join(f"{label} {line}\n" for line in text.splitlines())
+
+
 class OutputTail:
     """Passes on what a call writes to one stream, and keeps the last bytes. Only one thread at a time may use it.
 

@@ -51,7 +51,7 @@ from pywren.wire.failure import Failure
 from pywren.worker import call_resources, frames
 from pywren.worker.directories import remove_abandoned_directories
 from pywren.worker.parent import lifetime
-from pywren.worker.parent.batch import Batch, EncodedFunctions, OnResults, OnStart
+from pywren.worker.parent.batch import Batch, EncodedFunctions, Label, OnResults, OnStart
 from pywren.worker.parent.feeder import Feeder
 from pywren.worker.parent.ledger import Ledger, announce
 from pywren.worker.parent.lifetime import LINGER_SECONDS, Lifetime
@@ -208,6 +208,7 @@ class LocalPool:
         timeout: float | None = None,
         references: Sequence[Sequence[bytes]] | None = None,
         show_output: bool | None = None,
+        label: Label | None = None,
         repeats: Repeats = Repeats.NEVER,
         most_processes: int | None = None,
         on_tick: OnStart | None = None,
@@ -229,6 +230,7 @@ class LocalPool:
             timeout: seconds after which a running call is killed; ``None`` for no limit.
             references: for each call, the encoded outcomes that the futures in its argument stand for.
             show_output: whether output is shown as it arrives; by default, as chosen when the pool was created.
+            label: returns what to put before each line that a call shows; with the pool's lock held.
             repeats: which failed calls may run again.
             most_processes: the most processes that hold calls of this batch at the same time; ``None`` for no limit.
             on_tick: called with 0 every ``TICK_SECONDS`` while calls are outstanding, on the pump's thread.
@@ -241,7 +243,7 @@ class LocalPool:
         shown = self._show_output if show_output is None else show_output
         # Take snapshots before taking the lock: copying big arguments must delay neither the pump nor other callers.
         key, frame = self._functions.encode(function)
-        rules = (repeats, most_processes, on_tick)
+        rules = (repeats, most_processes, on_tick, label)
         batch = Batch(function, key, frame, extra_env or {}, timeout, shown, on_start, on_results, *rules)
         batch.add(args, references, held)
         with self._lock:

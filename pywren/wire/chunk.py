@@ -65,6 +65,13 @@ def chunk_payload(
     return payload
 
 
+def calls_of(payload: Mapping[str, Any]) -> list[str]:
+    """Return the ids of the calls in a payload that this client has made: of one call, or of a chunk."""
+    if payload.get("format") != CHUNK_FORMAT:
+        return [str(payload["call_id"])]
+    return [str(item["call_id"]) for item in payload["chunk"]["items"]]
+
+
 def _own_members(item: Mapping[str, Any]) -> dict[str, Any]:
     own = {name: item[name] for name in _ITEM if item.get(name) is not None}
     if "data_inline" in own:

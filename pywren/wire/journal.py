@@ -50,15 +50,28 @@ class Plan:
             DecodeError: it is not a plan of this version.
         """
         refusal = f"the plan of chunk {chunk} of callset {callset_id} was not written by the client of these calls"
-        reader = opened(data, mark_key(secret, chunk), _PLAN, "the plan", refusal)
-        if (reader.take("callset_id", str), reader.take("chunk", str)) != (callset_id, chunk):
+        plan = cls._of(opened(data, mark_key(secret, chunk), _PLAN, "the plan", refusal))
+        if (plan.callset_id, plan.chunk) != (callset_id, chunk):
             raise IntegrityError(refusal)
+        return plan
+
+    @classmethod
+    def decode(cls, data: bytes) -> Plan:
+        """Read page 0 without checking its signature: what it says must not be believed.
+
+        Raises:
+            DecodeError: the bytes are not a plan.
+        """
+        return cls._of(Reader("the plan", load_object(data, "the plan")))
+
+    @classmethod
+    def _of(cls, reader: Reader) -> Plan:
         attempts: dict[str, int] = {}
         for item in reader.take("calls", list):
             if not isinstance(item, list) or len(item) != 2 or type(item[0]) is not str or type(item[1]) is not int:
                 raise DecodeError("the plan: a call is not a pair of its id and its attempt")
             attempts[item[0]] = item[1]
-        return cls(callset_id, chunk, attempts)
+        return cls(reader.take("callset_id", str), reader.take("chunk", str), attempts)
 
 
 @dataclass(frozen=True)
@@ -126,7 +139,9 @@ class Page:
         )
 
     @classmethod
-    def verify(cls, data: bytes, secret: bytes, callset_id: str, chunk: str, number: int) -> Page:
+    def verify(
+        cls, data: bytes, secret: bytes, callset_id: str, chunk: str, number: int, key: str | None = None
+    ) -> Page:
         """Read a page, and check that the worker of the chunk or a client of its calls has written it there.
 
         Args:
@@ -135,6 +150,7 @@ class Page:
             callset_id: the callset of the expected page.
             chunk: the chunk of the expected page.
             number: the number of the expected page.
+            key: the key of the object, for ``Status.page``.
 
         Raises:
             IntegrityError: nobody who may has written it there.
@@ -144,7 +160,7 @@ class Page:
         if by_client or is_signed(data, chunk_key(secret, chunk), _PAGE):
             page = cls.decode(data)
             if (page.callset_id, page.chunk, page.number) == (callset_id, chunk, number):
-                statuses = tuple(replace(one, signed=True) for one in page.statuses)
+                statuses = tuple(replace(one, signed=True, page=key) for one in page.statuses)
                 return replace(page, statuses=statuses, by_client=by_client)
         raise IntegrityError(
             f"page {number} of the journal of chunk {chunk} of callset {callset_id} is ignored: something other than "
@@ -169,10 +185,21 @@ class Journal:
         """The statuses that have ended calls, by the ids of the calls."""
         self.reports: dict[str, Status] = {}
         """Those of attempts that have failed, and may be followed by another."""
+        self._missing = dict(plan.attempts)
 
     def missing(self) -> list[str]:
         """Return the calls of which no page says what became of them, in the order in which they run."""
-        return [one for one in self.plan.attempts if one not in self.outcomes and one not in self.reports]
+        return list(self._missing)
+
+    def is_missing(self, call_id: str) -> bool:
+        """Tell whether no page says what became of a call of the chunk."""
+        return call_id in self._missing
+
+    def branch(self) -> Journal:
+        """Return a journal that knows which pages were read and which calls are missing, but not what was said."""
+        branch = Journal(self.plan)
+        branch.number, branch.ended, branch._missing = self.number, self.ended, dict(self._missing)
+        return branch
 
     def add(self, page: Page | None) -> list[Status]:
         """Add the next page, and return the statuses of the calls that it has decided about.
@@ -187,14 +214,14 @@ class Journal:
         found = []
         for status in page.statuses:
             call_id = status.call_id
-            known = call_id in self.outcomes or call_id in self.reports
             attempt = CLIENT_ATTEMPT if page.by_client else self.plan.attempts.get(call_id)
             # The first page counts, and each writer speaks only of what is its own.
-            if known or call_id not in self.plan.attempts or status.attempt != attempt:
+            if call_id not in self._missing or status.attempt != attempt:
                 continue
+            del self._missing[call_id]
             (self.reports if call_id in page.reports else self.outcomes)[call_id] = status
             found.append(status)
-        self.ended = page.last or not self.missing()
+        self.ended = page.last or not self._missing
         return found
 
 

@@ -31,7 +31,8 @@ class Status:
     ``output_key``, whose digest is ``output_sha256`` and whose length is ``output_size`` bytes.
     ``exception_traceback`` is the formatted remote traceback if the function raised. ``info`` contains 0.4's other
     keys: times in seconds since the epoch, log names, ``stdout``, ``stderr``, ``server_info`` and so on.
-    Only ``verify`` sets ``signed``.
+    Only ``verify`` sets ``signed``, and only readers set ``page``: the key of the page of a journal that contains the
+    status (``wire.journal``), if it is not an object of its own.
     """
 
     callset_id: str
@@ -45,6 +46,7 @@ class Status:
     exception_traceback: str | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
     signed: bool = False
+    page: str | None = field(default=None, compare=False)
 
     def document(self) -> dict[str, Any]:
         """Return the dict that users see as ``run_status``. It does not contain the outcome itself."""

@@ -47,6 +47,7 @@ from pywren.wire.cause import CURABLE, Cause
 from pywren.wire.chunk import CHUNK_FORMAT, Chunk
 from pywren.wire.digests import sha256, verify_sha256
 from pywren.wire.failure import Failure, cause_of
+from pywren.wire.journal import PAGE_LIMIT, Page
 from pywren.wire.keys import STATUS_SUFFIX, CallKeys
 from pywren.wire.outcome import INLINE_OUTCOME_LIMIT, Outcome
 from pywren.wire.references import Reference, decode_references
@@ -514,10 +515,13 @@ class _Attempt:
             ) from error
 
     def _read_reference(self, reference: Reference) -> bytes:
+        # No signature is checked: this worker lacks the key of the other call. The digest, which the client took
+        # from a status that it verified, covers the outcome.
         if reference.key.endswith(STATUS_SUFFIX):
-            # The signature is not checked, because this worker lacks the other call's key. The digest, which the client
-            # took from a status that it verified, covers the outcome.
             return Status.decode(self.storage.get(reference.key, limit=STATUS_LIMIT)).outcome or b""
+        if self.storage.keys(reference.callset_id).parse_page(reference.key) is not None:
+            page = Page.decode(self.storage.get(reference.key, limit=PAGE_LIMIT))
+            return next((one.outcome for one in page.statuses if one.call_id == reference.call_id), None) or b""
         return self.storage.get(reference.key, limit=reference.size)
 
     def _timeout(self) -> float:

@@ -217,7 +217,7 @@ def test_a_call_that_fails_ends_alone(container: Container, storage: Storage, ho
             time.sleep(WAIT)
         return "fine"
 
-    runtime = 0.5 if how == "times out" else 60
+    runtime = 5.0 if how == "times out" else 60
     chunk = chunk_of(storage, run, [False, True, False], job_max_runtime=runtime)
     container.handle(chunk.encode())
     journal = journal_of(storage, chunk)

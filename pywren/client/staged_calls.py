@@ -208,9 +208,8 @@ class StagedCallset:
             kept = self.records[call_id]["payload"]
             kept["attempt"], kept["host_submit_time"] = number, now
             items.append({**self.shared_payload, **kept})
-        key = chunk_key(self.callset.known_secret(), name)
-        retries = 0 if self.driver is None else self.driver.policy.retries
-        return chunk_payload(items[0], items, key, PAGE_INTERVAL if retries else 0.0)
+        interval = PAGE_INTERVAL if self.driver is not None and self.driver.policy.retries else 0.0
+        return chunk_payload(items[0], items, chunk_key(self.callset.known_secret(), name), interval)
 
     def note_invocation(self, ready: Ready, started: float, seconds: float) -> None:
         """Record when an attempt was invoked, in seconds since the epoch, and how long that took."""

@@ -116,7 +116,8 @@ def costs_of(maps: Iterable[MapFacts]) -> Costs | None:
 
 
 def _costs_of_map(one: MapFacts, billing: Billing) -> Costs:
-    ids = [name for call in one.calls if call.invoked is not None for name in call.invocations]
+    invoked = [call for call in one.calls if call.invoked is not None]
+    ids = [name for call in invoked for name in call.invocations or [""] * call.attempts]
     invocations = len({name for name in ids if name}) + ids.count("")
     pages = {call.page for call in one.calls if call.page is not None}
     plans = {page.rpartition("/")[0] for page in pages}

@@ -52,7 +52,7 @@ class CallFacts(NamedTuple):
         where: the worker: a log stream, an instance or a process.
         was_cold: whether the worker had to get the runtime first.
         invocations: the service's ids of the invocations of its attempts, which calls of a chunk share; an empty text
-            where it is unknown.
+            for one that is unknown, and nothing if all are.
         page: the key of the page of a journal that contains its status; ``None`` if that is an object of its own.
     """
 
@@ -81,7 +81,7 @@ class CallFacts(NamedTuple):
     backups: int
     where: str
     was_cold: bool | None
-    invocations: Sequence[str] = ("",)
+    invocations: Sequence[str] = ()
     page: str | None = None
 
 

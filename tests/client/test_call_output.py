@@ -134,7 +134,8 @@ def test_a_program_that_ends_has_shown_everything():
         [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=120, check=True
     )
     assert [line.partition("] ")[2] for line in sorted(done.stdout.splitlines())] == [str(x) for x in range(20)]
-    assert done.stderr == ""
+    # On a busy machine the end takes so long that a line says so.
+    assert all("the program is ending" in line for line in done.stderr.splitlines())
 
 
 def test_a_closed_stream_hurts_nobody(ready, monkeypatch):

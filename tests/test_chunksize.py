@@ -19,7 +19,7 @@ from pywren.executor import Executor
 from pywren.invokers import LambdaInvoker, LocalInvoker
 from pywren.wire.chunk import calls_of
 
-pytestmark = pytest.mark.moto
+pytestmark = [pytest.mark.moto, pytest.mark.thorough]
 
 WAIT = 60.0
 

@@ -135,11 +135,17 @@ def test_containers_that_are_all_killed(emulator: Emulator, monkeypatch: pytest.
 
 def test_a_container_that_is_killed_after_its_call(emulator: Emulator, executor: Any) -> None:
     """Row 82: the worker's report counts until the record reveals its key; then the call runs again."""
-    emulator.set_faults(Faults(kill_container=Fault(most=1), kill_at="before_response"))
+    assert executor.call_async(hostile.echo, "stored").result(WAIT) == "stored"
+    emulator.wait_idle()
+    # Until Lambda has written its record, the client cannot read the report, which it would believe.
+    no_answers = Fault(caller="client")
+    emulator.set_faults(Faults(kill_container=Fault(most=1), kill_at="before_response", lose_s3=no_answers))
     future = executor.call_async(hostile.echo, "reported")
     copied = pickle.loads(pickle.dumps(future))
-    emulator.wait_idle()  # by now Lambda has written its record
+    emulator.wait_idle()
+    emulator.set_faults(Faults())
     assert future.result(WAIT) == copied.result(WAIT) == "reported"
+    assert [one.cause for one in future.attempts] == ["killed", None]
 
 
 def test_dropped_events(emulator: Emulator, config: dict[str, Any], executor: Any) -> None:

@@ -227,6 +227,7 @@ class Executor(MoreVerbs):
         memory: int | None = None,
         timeout: float | None = None,
         budget: float | None = None,
+        chunksize: int = 1,
     ) -> list[ResponseFuture]:
         """Call a function once for every item, each call on its own worker.
 
@@ -261,21 +262,35 @@ class Executor(MoreVerbs):
             budget: what the calls may cost, in US dollars. When it is spent, calls that were not invoked end with a
                 ``BudgetExceededError``, and no call is tried again; those in flight go on. What calls in flight cost is
                 estimated. On this machine, and with a dummy executor, this has no effect.
+            chunksize: how many calls share an invocation of Lambda, whose worker runs them one after the other; see
+                docs/chunks.md. Each call still has its own future, attempts, time limit and error. Where an invocation
+                costs nothing, as in the memory of this machine, or takes one call only, this has no effect.
 
         Returns:
             One future for each item, in order; ``[]`` for no items.
 
         Raises:
             ArgumentError: there are more items than ``scheduler.map_item_limit`` or 10,000,000, ``extra_meta``
-                clashes with a member of the payload or cannot be encoded as JSON, a payload is too large, or
-                ``memory`` is more than there is. This error is a ``ValueError``; nothing was invoked.
+                clashes with a member of the payload or cannot be encoded as JSON, a payload is too large, ``memory`` is
+                more than there is, or ``chunksize`` is above 1 and each call needs an invocation of its own
+                (``backup``, ``name``, ``budget``, ``overwrite_invoke_args``). This error is a ``ValueError``; nothing
+                was invoked.
             ConfigError: ``budget`` is given, and a price is unknown; nothing was invoked.
             SerializationError: the function or an item cannot be sent; nothing was invoked.
             StorageError: something could not be stored; nothing was invoked.
             InvocationError: a call was refused.
         """
+        size = arguments.checked_chunksize(
+            chunksize,
+            backup=backup,
+            name=name is not None,
+            budget=budget is not None,
+            overwrite_invoke_args=overwrite_invoke_args,
+            extra_meta="chunk" in (extra_meta if isinstance(extra_meta, Mapping) else ()),
+        )
         items = arguments.consume(iterdata, self.map_item_limit)
         options = {
+            "chunksize": size,
             "invoke_pool_threads": invoke_pool_threads,
             "data_all_as_one": data_all_as_one,
             "use_cached_runtime": use_cached_runtime,

@@ -35,6 +35,9 @@ logger = logging.getLogger(__name__)
 EVENT_AGE_LIMIT = 21_600
 """The longest time in seconds that Lambda keeps an asynchronous call: 6 hours (Lambda quotas, 2026)."""
 
+LONGEST_RUN = 900.0
+"""The longest time in seconds that an invocation of Lambda may run: 15 minutes (Lambda quotas, 2026)."""
+
 # Kept for programs written for 0.4, whose calls ran in this directory. Now every call has its own directory.
 SOURCE_DIR = os.path.dirname(os.path.abspath(__file__))
 LOCAL_DIR = tempfile.gettempdir()
@@ -60,6 +63,8 @@ class LambdaInvoker(Invoker):
 
     payload_limit: int | None = ASYNC_PAYLOAD_LIMIT
     may_lose_calls = True
+    takes_chunks = True
+    longest_run: float | None = LONGEST_RUN
     queue_patience: float | None = EVENT_AGE_LIMIT
 
     def __init__(
@@ -275,6 +280,7 @@ class LocalInvoker(Invoker):
     """
 
     runs_here = True
+    takes_chunks = True
     environment: Mapping[str, str] = MappingProxyType({})
 
     TIME_LIMIT = False  # kept only for programs written for 0.4

@@ -42,10 +42,10 @@ def executor(emulator, config):
     made.storage.close()
 
 
-def requests_of(emulator, executor, function, items):
+def requests_of(emulator, executor, function, items, **options):
     """Run a map, check the results, and return the requests and executions that it caused."""
     before, earlier, began = emulator.counters(), len(emulator.executions()), time.monotonic()
-    assert pywren.get_all_results(executor.map(function, items)) == list(map(function, items))
+    assert pywren.get_all_results(executor.map(function, items, **options)) == list(map(function, items))
     seconds = time.monotonic() - began
     emulator.wait_idle()
     executions = emulator.executions()[earlier:]
@@ -57,6 +57,17 @@ def test_a_map_takes_two_requests_of_s3_per_call(emulator, executor):
     counted, _, more = requests_of(emulator, executor, lambda x: x + 1, range(COUNT))
     assert counted.count(service="s3").requests <= 2.3 * COUNT + more
     assert counted.count(service="s3", caller="client", operation="GetObject").requests <= COUNT + more
+
+
+def test_a_chunk_takes_two_requests_of_s3_and_one_invocation(emulator, executor):
+    """The client writes a plan, the worker a page, which the client reads: for ten calls together."""
+    counted, _, more = requests_of(emulator, executor, lambda x: x + 1, range(COUNT), chunksize=10)
+    chunks = COUNT // 10
+    assert counted.count(service="lambda", operation="Invoke").requests == chunks
+    put = counted.count(service="s3", operation="PutObject").requests
+    assert 0 <= put - 1 - 2 * chunks <= more  # and the function
+    assert counted.count(service="s3", caller="client", operation="GetObject").requests <= chunks + more
+    assert counted.count(service="s3").requests <= 0.5 * COUNT + more
 
 
 def test_a_quick_call_is_one_put_of_the_worker_and_nothing_else(emulator, executor):

@@ -40,6 +40,7 @@ class MapOnlyOptions(CallOptions, total=False):
     name: str | None
     progress: bool | str
     show_output: bool
+    chunksize: int
 
 
 class MapOptions(MapOnlyOptions, total=False):
@@ -173,6 +174,31 @@ def checked_window(window: Any) -> int:
     number = _whole(window)
     if number < 1:
         raise ArgumentError(f"window is {window!r}; it must be a whole number above 0: how many calls to make ahead")
+    return number
+
+
+def checked_chunksize(chunksize: Any, **others: Any) -> int:
+    """Return the ``chunksize`` of a map as an ``int``.
+
+    Args:
+        chunksize: what the program passed.
+        others: what each call needs an invocation of its own for, by the name of the argument; nothing if it is false.
+
+    Raises:
+        ArgumentError: it is not a whole number, or is below 1; or it is above 1, and each call needs an invocation.
+    """
+    number = _whole(chunksize)
+    if number < 1:
+        raise ArgumentError(
+            f"chunksize is {chunksize!r}; it must be a whole number above 0: how many calls share an invocation. "
+            "Nothing was invoked"
+        )
+    alone = [name for name, value in others.items() if value]
+    if number > 1 and alone:
+        raise ArgumentError(
+            f"chunksize is {number}, but with {alone[0]}= each call needs an invocation of its own: leave out one of "
+            "the two. Nothing was invoked"
+        )
     return number
 
 

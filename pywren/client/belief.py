@@ -8,6 +8,7 @@ holds for the report of a failed attempt, which a worker signs in the same way a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from pywren.client.callset import Callset
@@ -23,16 +24,18 @@ class Sign(NamedTuple):
     """A worker has shown that it runs a call.
 
     Args:
-        call_id: the call.
-        number: the attempt.
+        call_id: the call; or the chunk, by its name.
+        number: the attempt; 0 for a chunk.
         started_at: when it began, in seconds since the epoch; ``None`` if the worker did not say.
         where: the worker.
+        running: the call of the chunk that the worker runs; ``None`` if that is not known.
     """
 
     call_id: str
     number: int
     started_at: float | None
     where: str
+    running: str | None = None
 
 
 class Findings(NamedTuple):
@@ -48,6 +51,7 @@ class Findings(NamedTuple):
         reports: what workers say about attempts that failed and may be repeated, by call and number.
         client_gone: whether the process that ran the calls had ended before the statuses were read.
         signs: which workers have shown that they run a call.
+        chunk_deaths: how chunks of this process have died, according to Lambda's records.
     """
 
     believed: dict[str, Status]
@@ -59,6 +63,7 @@ class Findings(NamedTuple):
     reports: dict[tuple[str, int], Status]
     client_gone: bool = False
     signs: Sequence[Sign] = ()
+    chunk_deaths: Mapping[str, Death] = MappingProxyType({})
 
 
 def weigh(

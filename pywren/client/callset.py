@@ -49,6 +49,7 @@ class Callset:
         on_lost_object: called when a call fails because an object is missing or was replaced; ``None`` if nobody is to
             know.
         deletion: the finalizer that deletes the callset's directory on this machine, if there is one.
+        has_chunks: whether an invocation may run several of the calls (docs/chunks.md).
         billing: what is needed to say what the calls cost; ``None`` if they do not run on Lambda.
         failures: the calls that have failed, as far as this process has seen it; for the first of them, the error in
             words, for those who look at the executor.
@@ -74,6 +75,7 @@ class Callset:
     deletion: Any = field(default=None, repr=False)
     on_lost_object: Callable[[], object] | None = field(default=None, repr=False)
     inputs: dict[str, list[Callset]] = field(default_factory=dict, repr=False)
+    has_chunks: bool = False
     billing: Billing | None = None
     failures: dict[str, str] = field(default_factory=dict, repr=False)
     progress: bool | str = "auto"

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from pywren.aws.errors import was_denied
 from pywren.client.callset import Callset
+from pywren.client.journals import Journals, Known
 from pywren.exceptions import PywrenError, StorageError
 from pywren.storage import Storage
 from pywren.system.threads import for_each
@@ -54,10 +56,12 @@ class Ends:
     Args:
         callset: the callset.
         storage: where the statuses are written.
+        journals: those of the callset's chunks. What ends a call of a chunk is written into its journal.
     """
 
-    def __init__(self, callset: Callset, storage: Storage) -> None:
+    def __init__(self, callset: Callset, storage: Storage, journals: Journals) -> None:
         self.storage = storage
+        self._journals = journals
         self._callset = callset
         self._lock = threading.RLock()  # reentrant, because replacing an entry may run a destructor
         self._ends: dict[str, End] = {}
@@ -110,10 +114,34 @@ class Ends:
         Raises:
             StorageError: the storage cannot be written.
         """
-        key = self._callset.call_keys(status.call_id).status
-        data = status.encode(self._callset.attempt_key(status.call_id, status.attempt))
+        known = None if over_what_stands else self._journals.of(status.call_id)
+        if known is not None:
+            return bool(self._mark(known, [status]))
         # commit_status() is a PUT with ``If-None-Match: *`` (S3 conditional writes): of two writers S3 lets one win.
-        return self.storage.put(key, data) if over_what_stands else self.storage.commit_status(key, data)
+        if not over_what_stands:
+            return self._commit(status)
+        data = status.encode(self._callset.attempt_key(status.call_id, status.attempt))
+        return self.storage.put(self._callset.call_keys(status.call_id).status, data)
+
+    def write_each(self, statuses: Sequence[Status], threads: int) -> None:
+        """Write statuses that end calls, unless the calls have ended otherwise.
+
+        Args:
+            statuses: the statuses.
+            threads: the most requests in parallel.
+
+        Raises:
+            StorageError: the storage cannot be written.
+        """
+
+        def write(group: tuple[Known | None, list[End]]) -> None:
+            known, ends = group
+            if known is None:
+                self.write(ends[0].status)
+            else:
+                self._mark(known, [end.status for end in ends])
+
+        for_each(write, self._together([End(status) for status in statuses]), threads)
 
     def write_all(self, threads: int) -> tuple[list[End], StorageError | None]:
         """Write all statuses.
@@ -129,23 +157,52 @@ class Ends:
         done: list[End] = []  # helper threads append to it; the caller reads it when they have returned
         trouble: list[StorageError] = []
 
-        def write(end: End) -> None:
+        def write(known: Known | None, some: Sequence[End]) -> None:
             try:
+                if known is not None:
+                    ended = self._mark(known, [end.status for end in some])
+                    done.extend(end for end in some if end.status.call_id in ended)
+                    return
                 # Conditional, unless nothing that stands is believed: a status that arrives at the last moment wins,
                 # and the next poll reads it. If that status is not believed then, the end is written over it.
-                if not self.write(end.status, over_what_stands=end.over_what_stands):
+                if not self.write(some[0].status, over_what_stands=some[0].over_what_stands):
                     return
             except StorageError as problem:
                 if not was_denied(problem):
                     trouble.append(problem)
                     return
                 # This process knows of the end all the same.
-                logger.debug("cannot record the end of call %s of callset %s: %s", end.status.call_id,
+                logger.debug("cannot record the end of call %s of callset %s: %s", some[0].status.call_id,
                              self._callset.id, problem)  # fmt: skip
-            done.append(end)
+            done.extend(some)
 
-        for_each(write, ends, threads)
+        for_each(lambda group: write(*group), self._together(ends), threads)
         return done, trouble[0] if trouble else None
+
+    def _together(self, ends: Sequence[End]) -> list[tuple[Known | None, list[End]]]:
+        """Return the ends that are written with one request each: those of calls of one chunk together."""
+        groups: list[tuple[Known | None, list[End]]] = []
+        of_chunk: dict[str, list[End]] = {}
+        for end in ends:
+            known = None if end.over_what_stands else self._journals.of(end.status.call_id)
+            if known is None:
+                groups.append((None, [end]))
+            elif known.name in of_chunk:
+                of_chunk[known.name].append(end)
+            else:
+                groups.append((known, of_chunk.setdefault(known.name, [end])))
+        return groups
+
+    def _mark(self, known: Known, statuses: Sequence[Status]) -> set[str]:
+        """Write ends of calls of one chunk into its journal, and return those that count."""
+        ended, free = self._journals.mark(known, statuses)
+        # The journal has ended meanwhile, and has said nothing of these calls: now a status of their own ends them.
+        own = [one for one in statuses if one.call_id in free and self._commit(one)]
+        return {*ended, *(one.call_id for one in own)}
+
+    def _commit(self, status: Status) -> bool:
+        data = status.encode(self._callset.attempt_key(status.call_id, status.attempt))
+        return self.storage.commit_status(self._callset.call_keys(status.call_id).status, data)
 
     def forget_parent_threads(self) -> None:
         """In a forked child, forget the ends: the parent writes them."""

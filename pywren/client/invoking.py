@@ -24,7 +24,7 @@ from pywren.aws.errors import concerns_credentials
 from pywren.client.driver.driver import FOLLOWS, Driver, Later, Ready
 from pywren.client.protocols import Invoker
 from pywren.client.waiting import Watcher
-from pywren.exceptions import InvocationThrottledError
+from pywren.exceptions import InvocationThrottledError, StorageError
 from pywren.system.threads import MOST_AT_ONCE
 
 logger = logging.getLogger(__name__)
@@ -178,8 +178,10 @@ class Invocations:
             self._driver.throttled(*ready)
             raise
         except Exception as error:
-            if not patient and _may_pass(error):
-                # Nothing is wrong with the call. A program of many hours gets new credentials at some time.
+            is_chunk = self._driver.chunk_of(ready.call_id) is not None
+            if not patient and (_may_pass(error) or (is_chunk and isinstance(error, StorageError))):
+                # Nothing is wrong with the call. A program of many hours gets new credentials at some time, and a
+                # storage that cannot take the plan of a chunk now takes it later.
                 self._driver.throttled(*ready)
                 raise _NotNow from error
             if not self._driver.refused(*ready, error):
@@ -250,7 +252,8 @@ class _Crew:
 
     def work_together(self) -> None:
         """Work, with as many helpers as there are calls for, until the driver has no more for any thread."""
-        count = min(self._work_for._threads, self._driver.counts().held)
+        held = math.ceil(self._driver.counts().held / self._driver.policy.chunksize)
+        count = min(self._work_for._threads, held)
         helpers = [threading.Thread(target=self._work, name="pywren-request", daemon=True) for _ in range(count - 1)]
         started = []
         try:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from pywren.exceptions import DecodeError
 from pywren.system import shutdown
+from pywren.wire.chunk import calls_of
 
 if TYPE_CHECKING:
     from pywren.worker.handler import Container
@@ -89,7 +90,7 @@ class LocalWorker:
         with self._lock:
             taken = [payload for payload in self._waiting if payload.get("callset_id") == callset_id]
             self._waiting = deque(payload for payload in self._waiting if payload.get("callset_id") != callset_id)
-        return [str(payload["call_id"]) for payload in taken]
+        return [call_id for payload in taken for call_id in calls_of(payload)]
 
     def held_back(self) -> str | None:
         """Return how many calls have not ended, for the line that the end of the program logs; ``None`` if all have."""

@@ -1,8 +1,8 @@
 """``Looker``: reads what a storage knows about the calls of one callset.
 
 One look lists the callset, unless so few calls are outstanding that reading their statuses costs less; reads the
-statuses and the reports of failed attempts that are new; then lists Lambda's records if something new was found; and
-leaves the decision what to believe to ``belief.weigh``.
+statuses, the reports of failed attempts and the pages of journals that are new; then lists Lambda's records if
+something new was found; and leaves the decision what to believe to ``belief.weigh`` and ``Journals.weigh``.
 
 The thread that polls looks. Helper threads (``for_each``) only send requests for it. ``look`` runs on one thread at a
 time (``StagedCallset`` sees to that); ``look_at_once`` uses nothing that ``look`` changes, so ``cancel`` may call it on
@@ -15,15 +15,19 @@ still get lost on the way: a report counts as read only when the caller has said
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from pywren.client.belief import Findings, Read, Sign, weigh
 from pywren.client.callset import Callset
-from pywren.client.failure_records import FailureRecords
-from pywren.exceptions import DecodeError, IntegrityError
+from pywren.client.failure_records import Death, FailureRecords
+from pywren.client.journals import Journals, Reading
+from pywren.exceptions import DecodeError, IntegrityError, VersionMismatchError
 from pywren.storage import Storage
+from pywren.storage.journals import by_chunk
 from pywren.system.threads import for_each
 from pywren.wire.beacon import Beacon
+from pywren.wire.failure import Failure
+from pywren.wire.keys import chunk_name
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +72,9 @@ class Looker:
         self._clock = clock
         self._timer = timer
         self._last_listing = timer()
+        # Only a listing shows the chunks that another process has invoked.
+        self._must_list = callset.has_chunks
+        self.journals = Journals(callset, lambda: self._storage)
         self._reads: dict[tuple[str, int], int] = {}  # how often each report of a failed attempt was read in vain
         self._heeded: set[tuple[str, int]] = set()
         self._beacons: dict[tuple[str, int], Beacon] = {}
@@ -99,33 +106,59 @@ class Looker:
             StorageError: something could not be read, so it cannot be decided what to believe.
         """
         wanted = set(unknown)
-        ended: list[str] = list(unknown)
+        learn = in_flight is None  # otherwise this process has made all chunks that count
+        if learn:
+            self.journals.reread(wanted)
         reported: list[tuple[str, int]] = []
         beacons: dict[tuple[str, int], float] = {}
-        if len(unknown) > _DIRECT_READS or self._timer() - self._last_listing >= FULL_LOOK:
+        pages: dict[str, set[int]] = {}
+        lists = len(unknown) > _DIRECT_READS or self._timer() - self._last_listing >= FULL_LOOK
+        if lists or (learn and self._must_list):
             # S3 is strongly consistent since December 2020: a listing shows every status whose PUT has been answered.
-            listing = self._storage.look(self._callset.id, start_after)
+            listing = self._storage.look(self._callset.id, self._begin(start_after))
             self._last_listing = self._timer()
+            self._must_list = False
             # The listing also shows calls that were settled before: reading those again would be wasted.
             ended = [call_id for call_id in listing.statuses if call_id in wanted]
             # What attempts before the job was resumed left behind tells nothing about the present ones.
             first = self._callset.first_attempt
             if in_flight is not None:
                 reported = [one for one in listing.attempts if one[0] in wanted and self._is_new(one)]
-            beacons = {one: when for one, when in listing.beacons.items() if one[0] in wanted and one[1] >= first}
-        signs = self._read_beacons(beacons)
-        found = self._weigh(unknown, ended, reported, in_flight, client_gone)
+            beacons = {
+                one: when
+                for one, when in listing.beacons.items()
+                if one[1] >= first and (one[0] in wanted or (self.journals and self.journals.named(chunk_name(*one))))
+            }
+            pages = by_chunk(listing.pages)
+            beyond: set[str] = set()
+        else:
+            chunks = {call_id: self.journals.of(call_id) for call_id in unknown} if self.journals else {}
+            beyond = {known.name for known in chunks.values() if known is not None}
+            ended = [call_id for call_id in unknown if chunks.get(call_id) is None]
+        fresh, signs = self._read_beacons(beacons)
+        reading = self.journals.read(pages, learn=learn, beyond=beyond, threads=self.threads)
+        found = self._weigh(unknown, ended, reported, in_flight, client_gone, is_new=bool(reading))
+        if reading or self.journals:
+            found, more = self._add_pages(found, reading, wanted, driven=not learn)
+            signs += more
         # Only now: if anything above has failed, the caller has not got the signs, and the next look finds them again.
-        self._modified.update((sign[:2], beacons[sign[:2]]) for sign in signs)
+        self._modified.update((one, beacons[one]) for one in fresh)
         for one in reported:
             self._reads[one] = self._reads.get(one, 0) + 1
         return found._replace(signs=signs)
+
+    def _begin(self, start_after: str) -> str:
+        """Return where the listing begins: before the beacons of chunks, which are next to their first calls."""
+        first = self.journals.first_call() if self.journals else None
+        # What an id begins with sorts before it, because "/" sorts before digits.
+        return start_after if first is None or first > start_after else first[:-1]
 
     def heed(self, call_id: str, number: int) -> None:
         """Record that the caller has carried out what follows from a report. Later looks do not read it again."""
         # Possibly on two threads: cancel() reads no reports, and adding to a set is atomic.
         self._heeded.add((call_id, number))
         self._reads.pop((call_id, number), None)
+        self.journals.heed(call_id, number)
 
     def _is_new(self, one: tuple[str, int]) -> bool:
         # What attempts before the job was resumed have failed of does not count.
@@ -137,6 +170,57 @@ class Looker:
         """Find out what became of one call, without a listing. See ``look``."""
         return self._weigh([call_id], [call_id], [], in_flight)
 
+    def end_journals(self, chunks: Iterable[str]) -> None:
+        """Write marks that end the journals of chunks. The next look finds what was said before.
+
+        Raises:
+            StorageError: the storage cannot be read or written.
+        """
+        for_each(lambda one: self.journals.end(one, lambda: self._current_records(True, True)), chunks, self.threads)
+
+    def forget_parent_threads(self) -> None:
+        """In a forked child, read the journals again, as those of another process."""
+        self.journals.forget()
+        self._must_list = self._callset.has_chunks
+
+    def _add_pages(
+        self, found: Findings, reading: Reading, wanted: Collection[str], *, driven: bool
+    ) -> tuple[Findings, list[Sign]]:
+        """Return what was found, with what pages say, and the signs of life that they are."""
+        records = None if self._records is None or self._records.is_empty else self._records
+        weighed = self.journals.weigh(reading, records)
+        self.journals.keep(weighed)
+        outcomes = self.journals.outcomes(wanted)
+        # A status of its own counts more: whoever has written it may not have known of the journal.
+        ended = {call_id: outcomes[call_id] for call_id in found.missing if call_id in outcomes}
+        found.believed.update(ended)
+        found.reports.update(self.journals.reports() if driven else {})
+        self._spread_refusals(found, wanted)
+        missing = [one for one in found.missing if one not in found.believed and one not in found.failed]
+        deaths = self.journals.exposed(records)
+        if not driven:
+            self._note_deaths(found, deaths)
+        signs = [Sign(one.chunk, 0, one.started_at, one.where, one.running) for one in weighed.shown]
+        return found._replace(missing=missing, chunk_deaths=deaths if driven else {}), signs
+
+    def _spread_refusals(self, found: Findings, wanted: Collection[str]) -> None:
+        """Apply the refusal of a chunk, which its worker has written as the status of its first call, to all calls."""
+        for call_id, error in list(found.failed.items()):
+            known = self.journals.of(call_id)
+            if known is None or known.first != call_id or not isinstance(error, (VersionMismatchError, DecodeError)):
+                continue
+            failure = Failure.of(error)
+            for other in known.journal.missing():
+                if other in wanted and other not in found.believed:
+                    found.failed.setdefault(other, failure.error(self._callset.id, other, {}))
+
+    def _note_deaths(self, found: Findings, deaths: Mapping[str, Death]) -> None:
+        for name, death in deaths.items():
+            known = self.journals.named(name)
+            attempts = {} if known is None else known.journal.plan.attempts
+            for call_id in [] if known is None else known.journal.missing():
+                found.deaths.setdefault(call_id, {})[attempts[call_id]] = death
+
     def _weigh(
         self,
         unknown: Sequence[str],
@@ -144,6 +228,8 @@ class Looker:
         reported: Sequence[tuple[str, int]],
         in_flight: InFlight | None,
         client_gone: bool = False,
+        *,
+        is_new: bool = False,
     ) -> Findings:
         read: dict[str, Read] = dict.fromkeys(unknown)
         reports: dict[tuple[str, int], Read] = dict.fromkeys(reported)
@@ -157,7 +243,7 @@ class Looker:
         # Each helper thread sets a different key, and all keys exist already, so no lock is needed.
         for_each(read_status, ended, self.threads)
         for_each(read_report, reported, self.threads)
-        is_new = any(data is not None for data in read.values()) or bool(reports)
+        is_new = is_new or any(data is not None for data in read.values()) or bool(reports)
         records = self._current_records(is_new, bool(read))
         # Most callsets have no records, and then nobody asks which of 100,000 calls are in flight.
         attempts = None if in_flight is None else {} if records is None else in_flight(unknown)
@@ -183,8 +269,12 @@ class Looker:
             records.refresh(now)
         return None if records.is_empty else records
 
-    def _read_beacons(self, beacons: Mapping[tuple[str, int], float]) -> list[Sign]:
-        """Return the attempts whose beacons were written since the last look. Read and verify each beacon once."""
+    def _read_beacons(self, beacons: Mapping[tuple[str, int], float]) -> tuple[list[tuple[str, int]], list[Sign]]:
+        """Find the attempts whose beacons were written since the last look. Read and verify each beacon once.
+
+        Returns:
+            Which beacons are believed, and what they show.
+        """
         # The beacon of a worker that died stays in the storage. An old one shows nothing, also to a client that has
         # only just begun to look, or that was suspended. Both times are by the storage's clock.
         oldest, first = self._clock() - BEACON_FRESH, self._callset.first_attempt
@@ -196,12 +286,16 @@ class Looker:
         # A beacon that is not believed is read again only when it was written again: somebody may write thousands.
         unread = [one for one in fresh if one not in self._beacons and self._forged.get(one) != beacons[one]]
         for_each(lambda one: self._read_beacon(one, beacons[one]), unread, self.threads)
-        signs = []
-        for one in fresh:
-            beacon = self._beacons.get(one)
-            if beacon is not None:
-                signs.append(Sign(*one, beacon.started_at, beacon.where))
-        return signs
+        believed = [one for one in fresh if one in self._beacons]
+        return believed, [self._sign_of(one, self._beacons[one]) for one in believed]
+
+    def _sign_of(self, one: tuple[str, int], beacon: Beacon) -> Sign:
+        # The worker of a chunk writes the beacon of the first call, whatever has become of that call.
+        known = self.journals.named(chunk_name(*one)) if self.journals else None
+        if known is None:
+            return Sign(*one, beacon.started_at, beacon.where)
+        running = next(iter(known.journal.missing()), None)
+        return Sign(known.name, 0, beacon.started_at, beacon.where, running)
 
     def _read_beacon(self, one: tuple[str, int], modified: float) -> None:
         # On a helper thread; each sets another key. Later, the times of the object are believed without reading it

@@ -35,6 +35,12 @@ class Invoker:
     runs_here: bool = False
     """Whether the calls run with the Python packages that are installed on this machine."""
 
+    takes_chunks: bool = False
+    """Whether a payload may be that of a chunk: several calls that one invocation runs (docs/chunks.md)."""
+
+    longest_run: float | None = None
+    """Seconds that an invocation may run, whatever it does; ``None`` for no limit."""
+
     @property
     def payload_limit(self) -> int | None:
         """The largest payload that the invoker accepts, in bytes of JSON; ``None`` sets no limit."""

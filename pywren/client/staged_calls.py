@@ -67,8 +67,10 @@ from pywren.system import shutdown
 from pywren.system.forks import in_each_child, own_name
 from pywren.system.threads import for_each
 from pywren.wire.cause import NEVER_RAN, Cause
-from pywren.wire.digests import verify_sha256
+from pywren.wire.chunk import PAGE_INTERVAL, chunk_payload
+from pywren.wire.digests import chunk_key, verify_sha256
 from pywren.wire.failure import Failure
+from pywren.wire.journal import Plan
 from pywren.wire.outcome import EAGER_OUTPUT_LIMIT, Outcome
 from pywren.wire.status import CLIENT_ATTEMPT, Status
 from pywren.wrenutil import create_call_id
@@ -140,8 +142,11 @@ class StagedCallset:
         self._timer = timer
         self._lease = lease
         self._may_drive = True  # False once another client has taken the lease; only the thread that polls writes it
-        self._ends = Ends(callset, storage)
         self._looker = Looker(callset, storage, self._failure_records(noted), self._clock, timer)
+        self._journals = self._looker.journals
+        self._ends = Ends(callset, storage, self._journals)
+        self._planned: set[str] = set()  # chunks whose plans are written; a chunk is invoked by one thread at a time
+        self._ending: Sequence[str] = ()  # chunks whose journals this client ends; only the thread that polls writes it
         self._lock = threading.RLock()
         # _lock guards everything below.
         self._polling = False
@@ -173,6 +178,9 @@ class StagedCallset:
         """Return the payload of an attempt."""
         # On a thread that invokes. Each attempt has a key of its own, and the time is that of this attempt: with
         # thousands of calls the last is invoked much later than the first.
+        chunk = None if self.driver is None else self.driver.chunk_of(ready.call_id)
+        if chunk is not None:
+            return self._chunk_payload(ready.call_id, *chunk)
         key = self.callset.attempt_key(ready.call_id, ready.number).hex()
         kept: dict[str, Any] = self.records[ready.call_id]["payload"]
         complete = self._incomplete.get(ready.call_id)
@@ -184,11 +192,33 @@ class StagedCallset:
         own = {"attempt_key": key, "client_process": own_name()}
         return {**self.shared_payload, **kept, **own, **self.callset.overwrite}
 
+    def _chunk_payload(self, name: str, attempts: Mapping[str, int], left: Sequence[str]) -> dict[str, Any]:
+        """Write the plan of a chunk, and return its payload."""
+        # Whoever finds an outcome must find the plan too. If the service was too busy before, the plan stands.
+        if name not in self._planned:
+            plan = Plan(self.callset.id, name, attempts)
+            # First here: from now on, what ends one of these calls is written into their journal.
+            self._journals.open(plan)
+            self.storage.put(self.callset.keys.page(name, 0), plan.encode(self.callset.known_secret()))
+            self._planned.add(name)
+        now = time.time()
+        items: list[dict[str, Any]] = []
+        for call_id, number in attempts.items():
+            if items and call_id not in left:
+                continue  # it has ended meanwhile; but the first one gives the chunk its name
+            kept = self.records[call_id]["payload"]
+            kept["attempt"], kept["host_submit_time"] = number, now
+            items.append({**self.shared_payload, **kept, "client_process": own_name()})
+        interval = PAGE_INTERVAL if self.driver is not None and self.driver.policy.retries else 0.0
+        return chunk_payload(items[0], items, chunk_key(self.callset.known_secret(), name), interval)
+
     def note_invocation(self, ready: Ready, started: float, seconds: float) -> None:
         """Record when an attempt was invoked, in seconds since the epoch, and how long that took."""
         # On a thread that invokes; each call is invoked by one thread at a time.
-        record = self.records[ready.call_id]
-        record["lambda_invoke_timestamp"], record["lambda_invoke_time"] = started, seconds
+        chunk = None if self.driver is None else self.driver.chunk_of(ready.call_id)
+        for call_id in [ready.call_id] if chunk is None else chunk[0]:
+            record = self.records[call_id]
+            record["lambda_invoke_timestamp"], record["lambda_invoke_time"] = started, seconds
 
     def complete_later(self, call_id: str, complete: Callable[[], Mapping[str, Any]]) -> None:
         """Have the rest of a payload made just before the call is invoked, on the thread that invokes it."""
@@ -250,7 +280,8 @@ class StagedCallset:
     def refuse(self, call_id: str, error: BaseException) -> None:
         """End a call that the service has refused for good, after ``map`` has returned."""
         known = error if isinstance(error, PywrenError) else unexpected(error, "the call could not be invoked")
-        self._ends.add(End(self._ends.status(call_id, Failure.of(known)), error=known))
+        for one in [call_id] if self.driver is None else self.driver.refused_calls(call_id):
+            self._ends.add(End(self._ends.status(one, Failure.of(known)), error=known))
         self._monitor.watch(self)
 
     # -- Origin ------------------------------------------------------------------------------------------------
@@ -301,10 +332,15 @@ class StagedCallset:
     def cancel(self, target: CallState) -> bool:
         """Cancel the call by writing a status for it, unless the call already has a status that can be believed."""
         call_id, error = target.call_id, CallCancelledError("the call was cancelled")
+        if self.driver is None and self.callset.has_chunks:
+            self._poll()  # a plan tells in which chunk the call is
         status = self._ends.status(call_id, Failure.of(error))
         if self._ends.write(status):  # the storage decides the race with the worker: the first status wins
             self._settle({call_id: self._verdict_of(End(status))})
             return True
+        if self._journals.of(call_id) is not None:
+            self._poll()  # a page says what became of it
+            return False
         # A status exists already. It may be the worker's, or something that somebody else has written.
         # On the cancelling thread, even while a poll runs: it must not wait for that poll, nor report False for a
         # status that is forged.
@@ -362,7 +398,7 @@ class StagedCallset:
         """Settle calls that no worker has, and write their statuses, for which another process may wait."""
         self._settle({status.call_id: self._verdict_of(End(status)) for status in ends})
         if record:
-            for_each(self._ends.write, ends, self._looker.threads)
+            self._ends.write_each(ends, self._looker.threads)
         elif ends:
             # Daemon: Ctrl-C usually ends the program, which must not wait for thousands of requests.
             writer = threading.Thread(target=self._write_behind, args=(ends,), name="pywren-cancel", daemon=True)
@@ -373,7 +409,7 @@ class StagedCallset:
 
     def _write_behind(self, ends: Sequence[Status]) -> None:
         try:
-            for_each(self._ends.write, ends, self._looker.threads)
+            self._ends.write_each(ends, self._looker.threads)
         except StorageError as error:
             logger.debug("cannot record that calls of callset %s have ended: %s", self.callset.id, error)
 
@@ -610,6 +646,8 @@ class StagedCallset:
                 return None  # only big outputs that nothing has asked for are left
             # It backs off with the age of the last result: an hour of waiting costs at most some 720 LIST requests.
             delay = poll_delay(self._silence.seconds(), self._poll_cost)
+        if self._ending:
+            delay = min(delay, FIRST_POLL)
         due, left = (None, None) if self.driver is None else (self.driver.next_due(), self.driver.time_left())
         delay = min(delay, left) if left else delay  # what could not be stopped then is stopped with a usual poll
         # A poll wakes the threads that invoke. A call that is due but held back must not cause a poll at every moment.
@@ -626,6 +664,7 @@ class StagedCallset:
         # The parent drives the calls, and holds their lease. Here they are only waited for.
         self.driver = self._invocations = self._lease = None
         self._ends.forget_parent_threads()
+        self._looker.forget_parent_threads()
 
     # -- reading -------------------------------------------------------------------------------------------------
 
@@ -706,9 +745,11 @@ class StagedCallset:
     def _mark_running(self, signs: Iterable[Sign]) -> None:
         for sign in signs:
             if self.driver is not None:
-                self.driver.running(*sign)
+                self.driver.running(sign.call_id, sign.number, sign.started_at, sign.where)
+            if self.driver is not None and sign.running is not None:
+                self.driver.runs_in_chunk(sign.running)
             with self._lock:
-                living = self._living(sign.call_id)
+                living = self._living(sign.running or sign.call_id)
             for one in living:
                 call_state.mark_running(one)
 
@@ -723,6 +764,7 @@ class StagedCallset:
             self._looker.heed(call_id, number)
         for call_id in found.exposed - found.deaths.keys():  # with the key of an attempt before the job was resumed
             self._ends.make_room(call_id)
+        self._take_back(found, driver)
         for call_id, deaths in found.deaths.items():
             if call_id in found.believed:
                 continue  # the record is about another attempt than the one that has brought the outcome
@@ -732,6 +774,15 @@ class StagedCallset:
                 continue
             self._note_deaths(driver, call_id, deaths)
         self._give_up_lost(driver)
+
+    def _take_back(self, found: Findings, driver: Driver) -> None:
+        """Take care of calls that chunks have left behind."""
+        for name, death in found.chunk_deaths.items():
+            driver.died(name, death.cause, death.error)
+        for name, damaged in self._journals.over():
+            for call_id, error, message in driver.leave(name, damaged=damaged):
+                self._give_up(call_id, Failure.of(error), message)
+            self._journals.close(name)
 
     def _note_deaths(self, driver: Driver, call_id: str, deaths: Mapping[int, Death]) -> None:
         for number, death in sorted(deaths.items()):
@@ -748,6 +799,7 @@ class StagedCallset:
         for call_id, _, cause, message in driver.decide():
             text = f"the call is lost: its worker has vanished ({cause.value})"
             self._give_up(call_id, Failure(CallLostError.__name__, text), message)
+        self._end_journals(driver)
         lost_after = self.callset.lost_after(LOST_GRACE)
         if lost_after is None or self._clock() <= lost_after:
             return  # no attempt can be overdue yet, and the driver need not look at each of 100,000 calls
@@ -755,6 +807,12 @@ class StagedCallset:
             self._give_up(call_id, Failure(CallLostError.__name__, self._overdue_text()), message)
         for call_id in driver.shut_out(LOST_GRACE):
             self._give_up(call_id, Failure(CallLostError.__name__, _SHUT_OUT), "")
+
+    def _end_journals(self, driver: Driver) -> None:
+        """End the journals of chunks whose workers are presumed dead. The next poll finds what they left behind."""
+        self._ending = driver.lost_chunks()
+        if self._ending:
+            self._looker.end_journals(self._ending)
 
     def _stop(self, stops: Sequence[Stop]) -> None:
         """End the calls of a map whose time is over or whose budget is spent."""

@@ -11,6 +11,7 @@ import dataclasses
 import itertools
 import json
 import logging
+import math
 import os
 import random
 import sys
@@ -54,6 +55,7 @@ from pywren.wrenutil import create_call_id
 logger = logging.getLogger(__name__)
 
 _PAYLOAD_HEADROOM = 2_000
+_ITEM_HEADROOM = 500  # bytes of the names, ids and keys of one call in the payload of a chunk
 _NONE_FOLLOW: Mapping[str, Sequence[ResponseFuture]] = MappingProxyType({})
 _OWN = frozenset({"call_id", "attempt", "attempt_key", "host_submit_time", "data_inline"})  # members of single calls
 
@@ -113,13 +115,24 @@ class StagedDispatcher:
         threads = submission.options.get("invoke_pool_threads", 64)
         shards = itertools.cycle(self._shards)
         callset.overwrite = overwrite
-        policy = self._completed(submission.policy, callset)
+        policy = self._completed(self._chunked(submission), callset)
         reporting = _reporting(policy)
         payloads = [{**call.encode(), **next(shards), **reporting, **overwrite} for call in calls]
         if name is not None:
             self._check_payloads(payloads)  # nobody should find a job that was never invoked
             jobs.publish(self.storage, callset, calls, name=name, invoker=self.invoker)
         return self._start(callset, payloads, policy, threads, following=following, as_values=submission.as_values)
+
+    def _chunked(self, submission: Submission) -> Policy:
+        """Return what the user allows, with the size of chunks that the map asks for if calls can share payloads."""
+        callset, policy, size = submission.callset, submission.policy, submission.options.get("chunksize", 1)
+        size = min(size, len(submission.arguments))
+        # A worker that does not know chunks would take the member of the payload for one of its own.
+        if size < 2 or not self.invoker.takes_chunks or "chunk" in (submission.extra_meta or {}):
+            return policy
+        callset.has_chunks = True
+        longest = min(size * callset.job_max_runtime, self.invoker.longest_run or math.inf)
+        return policy._replace(chunksize=size, chunk_runtime=longest)
 
     def _following(self, submission: Submission) -> dict[str, Sequence[ResponseFuture]]:
         """Return the futures of the calls that are to be held until these futures are done, by call."""
@@ -204,10 +217,17 @@ class StagedDispatcher:
         as_values: bool = False,
     ) -> list[ResponseFuture]:
         # Before the first invocation: half a map that runs is worse than an error.
-        self._check_payloads(payloads)
+        largest = self._check_payloads(payloads)
         callset.submitted = self.storage.now()  # by the storage's clock: machines with other clocks read this time
         # All of these before StagedCallset is made: its polls, on another thread, read them without a lock.
         callset.queue_patience = policy.event_age
+        sizes: dict[str, int] = {}
+        if policy.chunksize > 1:
+            if callset.queue_patience is not None:
+                callset.queue_patience += policy.chunk_runtime  # a call also waits for those before it in its chunk
+            sizes = {str(payload["call_id"]): _own_size(payload) + _ITEM_HEADROOM for payload in payloads}
+            limit = self.invoker.payload_limit
+            policy = policy._replace(chunk_room=None if limit is None else limit - _PAYLOAD_HEADROOM - largest)
         callset.function = self.invoker.function_name
         explain = self.invoker.explain_silence
         lease = lease or Lease(self.storage, callset)
@@ -220,8 +240,9 @@ class StagedDispatcher:
             payload.pop("attempt_key", None)  # each attempt gets its own when it is invoked
             origin.records[call_id] = {"payload": payload}
         driver = Driver(
-            invoked, policy, service=self._service, first_attempt=callset.first_attempt, following=following
-        )
+            invoked, policy, service=self._service, first_attempt=callset.first_attempt, following=following,
+            sizes=sizes,
+        )  # fmt: skip
         invocations = Invocations(
             driver, self.invoker, payload=origin.payload, now=self.storage.now, refused=origin.refuse,
             note=origin.note_invocation, callset_id=callset.id, threads=threads,
@@ -318,10 +339,11 @@ class StagedDispatcher:
                     "or store it where workers can fetch it and pass its location. Nothing was stored or invoked"
                 )
 
-    def _check_payloads(self, payloads: Sequence[Mapping[str, Any]]) -> None:
+    def _check_payloads(self, payloads: Sequence[Mapping[str, Any]]) -> int:
+        """Return the size of the largest payload; 0 if nothing limits it."""
         limit = self.invoker.payload_limit
         if limit is None:
-            return
+            return 0
         # Other differences between the payloads of a map are small, so encoding the largest payload is enough.
         largest = max(payloads, key=_own_size)
         size = len(json.dumps(largest, default=str))
@@ -330,6 +352,7 @@ class StagedDispatcher:
                 f"the payload of call {largest.get('call_id')} has {size:,} bytes, but the service accepts "
                 f"at most {limit:,}: put less into extra_env and extra_meta. Nothing was invoked"
             )
+        return size
 
     def _invoke(self, driver: Driver, invocations: Invocations, callset: Callset, watcher: Invoking) -> None:
         try:
@@ -483,7 +506,7 @@ class _References:
                 members = status.output_key, status.output_sha256, one.callset_id, one.call_id, status.output_size
                 return Reference(*members)
             if status.outcome is not None:
-                key = self._earlier_status_key(one)
+                key = status.page or self._earlier_status_key(one)
                 return Reference(key, sha256(status.outcome), one.callset_id, one.call_id, len(status.outcome))
         # On the program's thread and without a lock: pickling runs the user's code.
         data = encoded(verdict or Verdict())

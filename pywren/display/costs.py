@@ -116,8 +116,13 @@ def costs_of(maps: Iterable[MapFacts]) -> Costs | None:
 
 
 def _costs_of_map(one: MapFacts, billing: Billing) -> Costs:
-    invocations = sum(call.attempts for call in one.calls if call.invoked is not None)
-    usage = Usage(invocations=invocations, puts=1)  # the function
+    invoked = [call for call in one.calls if call.invoked is not None]
+    ids = [name for call in invoked for name in call.invocations or [""] * call.attempts]
+    invocations = len({name for name in ids if name}) + ids.count("")
+    pages = {call.page for call in one.calls if call.page is not None}
+    plans = {page.rpartition("/")[0] for page in pages}
+    # The function, the plans of chunks, and the pages with what became of their calls.
+    usage = Usage(invocations=invocations, puts=1 + len(plans) + len(pages), gets=len(pages))
     for call in one.calls:
         usage = usage.plus(_usage_of(call))
     architecture = next((call.architecture for call in one.calls if call.architecture), None)
@@ -139,7 +144,8 @@ def _usage_of(call: CallFacts) -> Usage:
     if call.billed is None:  # it has not reported
         return Usage(puts=int(apart), gets=apart + downloads)
     seconds = 0.0 if call.memory_mb is None else call.billed
-    return Usage.of_attempt(seconds, call.memory_mb or 0.0, is_output_apart=apart, downloads=downloads)
+    used = Usage.of_attempt(seconds, call.memory_mb or 0.0, is_output_apart=apart, downloads=downloads)
+    return used if call.page is None else used.plus(Usage(puts=-1, gets=-1))  # its page was counted
 
 
 def _added(several: Iterable[Mapping[str, float | None]]) -> dict[str, float | None]:

@@ -51,6 +51,9 @@ class CallFacts(NamedTuple):
         backups: how many of these were started beside another.
         where: the worker: a log stream, an instance or a process.
         was_cold: whether the worker had to get the runtime first.
+        invocations: the service's ids of the invocations of its attempts, which calls of a chunk share; an empty text
+            for one that is unknown, and nothing if all are.
+        page: the key of the page of a journal that contains its status; ``None`` if that is an object of its own.
     """
 
     call_id: str
@@ -78,6 +81,8 @@ class CallFacts(NamedTuple):
     backups: int
     where: str
     was_cold: bool | None
+    invocations: Sequence[str] = ()
+    page: str | None = None
 
 
 class MapFacts(NamedTuple):
@@ -153,6 +158,7 @@ def _call_facts(future: ResponseFuture) -> CallFacts:
     began = number(status.get("start_time"))
     setup, run = number(status.get("setup_time")), number(status.get("exec_time"))
     used = measured(status)
+    source = None if verdict is None else verdict.source
     started = _sum(began, setup)
     returned = _sum(started, run)
     known = number(client.get("status_done_timestamp"))
@@ -184,6 +190,8 @@ def _call_facts(future: ResponseFuture) -> CallFacts:
         backups=sum(one.backup for one in attempts),
         where=mine[0].where if mine else str(status.get("log_stream_name") or ""),
         was_cold=None if "runtime_cached" not in status else not status["runtime_cached"],
+        invocations=[one.request_id for one in attempts] or [str(status.get("aws_request_id") or "")],
+        page=source.page if isinstance(source, Status) else None,
     )
 
 

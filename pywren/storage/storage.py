@@ -20,6 +20,7 @@ from pywren.exceptions import (
 from pywren.pickling.format import PROTOCOL
 from pywren.pickling.packed import Packed, load_result
 from pywren.pickling.packed_exceptions import load_exception
+from pywren.storage import journals
 from pywren.storage.backend import Backend, as_bytes
 from pywren.storage.runtime_info import get_runtime_info
 from pywren.storage.storage_utils import get_storage_path
@@ -29,7 +30,7 @@ from pywren.wire.beacon import BEACON_LIMIT
 from pywren.wire.failure import Failure
 from pywren.wire.keys import BEACON_SUFFIX, CallsetKeys
 from pywren.wire.outcome import Outcome
-from pywren.wire.status import STATUS_LIMIT, Status
+from pywren.wire.status import CLIENT_ATTEMPT, STATUS_LIMIT, Status
 
 __all__ = ["Storage", "get_runtime_info", "make_backend", "output_of_0_4"]
 
@@ -55,11 +56,13 @@ class Listing(NamedTuple):
         attempts: the failed attempts that left a status of their own: call ids and numbers, in order of the calls.
         beacons: when the beacons were last written, in seconds since the epoch by the storage's clock, keyed by the
             call's id and the attempt's number.
+        pages: the names of chunks and the numbers of the pages of their journals, in the order of their keys.
     """
 
     statuses: list[str]
     attempts: list[tuple[str, int]]
     beacons: dict[tuple[str, int], float]
+    pages: list[tuple[str, int]]
 
 
 class Storage:
@@ -169,13 +172,17 @@ class Storage:
             return None
 
     def finished_calls(self, callset_id: str, start_after: str = "") -> list[str]:
-        """Return the ids of the calls in a callset that have a status, in order.
+        """Return the ids of the calls in a callset that have ended, in order, as far as statuses and journals say so.
 
         Args:
             callset_id: the callset.
             start_after: a call id; only the calls after this one are listed.
         """
-        return self.look(callset_id, start_after).statuses
+        listing = self.look(callset_id, start_after)
+        if not listing.pages:
+            return listing.statuses
+        ended = journals.ended_in_chunks(self, callset_id, listing.pages)
+        return sorted({*listing.statuses, *(one for one in ended if one > start_after)})
 
     def look(self, callset_id: str, start_after: str = "") -> Listing:
         """List what the workers have written about the calls of a callset.
@@ -187,10 +194,13 @@ class Storage:
         keys = self.keys(callset_id)
         begin = keys.call(start_after).status if start_after else ""
         found, times = self.backend.list_timed(keys.root, begin, suffix=BEACON_SUFFIX)
-        listing = Listing([], [], {})
+        listing = Listing([], [], {}, [])
         for key in found:
             parsed = keys.parse(key)
             if parsed is None:
+                page = keys.parse_page(key)
+                if page is not None:
+                    listing.pages.append(page)
                 continue
             if parsed.kind == "status":
                 listing.statuses.append(parsed.call_id)
@@ -250,7 +260,9 @@ class Storage:
         keys = self.keys(callset_id).call(call_id)
         self.backend.put(keys.cancel, as_bytes(cancelled_data))
         failure = Failure.of(CallCancelledError("the call was cancelled"))
-        self.commit_status(keys.status, Status(callset_id, call_id, failure=failure).encode(None))
+        secret = digests.callset_secret(user_key(), callset_id)
+        if not journals.end_in_chunk(self, secret, Status(callset_id, call_id, CLIENT_ATTEMPT, failure)):
+            self.commit_status(keys.status, Status(callset_id, call_id, failure=failure).encode(None))
 
     def get_callset_status(self, callset_id: str) -> list[str]:
         """Return the ids of the calls in a callset that have a status."""
@@ -266,7 +278,8 @@ class Storage:
         """
         data = self.read_status(callset_id, call_id)
         if data is None:
-            return None
+            found = journals.find(self, callset_id, call_id)
+            return None if found is None else found.status.members()
         try:
             status = json.loads(data)
         except ValueError as error:
@@ -292,10 +305,15 @@ class Storage:
             DecodeError: the object is not a status, or not an output.
         """
         data = self.read_status(callset_id, call_id)
-        if data is None:
-            raise StorageOutputNotFoundError(callset_id, call_id)
         secret = digests.callset_secret(user_key(), callset_id)
-        status = Status.verify(data, secret, callset_id, call_id)
+        found = None
+        if data is not None:
+            status = Status.verify(data, secret, callset_id, call_id)
+        else:
+            found = journals.find(self, callset_id, call_id, secret)
+            if found is None:
+                raise StorageOutputNotFoundError(callset_id, call_id)
+            status = found.status
         if status.failure is not None:
             raise StorageOutputNotFoundError(callset_id, call_id)
         if not status.signed:
@@ -304,7 +322,10 @@ class Storage:
                 "result from the call's future, which has the key, or set PYWREN_HOME to the directory of the user who "
                 "made the call"
             )
-        self._check_key(status, digests.attempt_key(secret, call_id, status.attempt))
+        if found is None:
+            self._check_key(status, digests.attempt_key(secret, call_id, status.attempt))
+        elif not (found.by_client or found.endorsed):
+            self._check_key(status, digests.chunk_key(secret, found.chunk))
         return pickle.dumps(_OutputOf04(Outcome.decode(self._outcome(status))), PROTOCOL)
 
     def _check_key(self, status: Status, key: bytes) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from pywren.exceptions import IntegrityError
-from pywren.wire.digests import attempt_key
+from pywren.wire.digests import attempt_key, chunk_key
+from pywren.wire.keys import chunk_name
 from pywren.wire.reading import Reader, dump
-from pywren.wire.signed import opened, sign
+from pywren.wire.signed import is_signed, opened, sign
 
 BEACON_LIMIT = 8 * 1024
 """The largest encoded beacon, in bytes. The longest log names have 512 characters each (CloudWatch Logs quotas)."""
@@ -45,7 +46,7 @@ class Beacon:
         return self.log_stream or self.instance
 
     def encode(self, key: bytes) -> bytes:
-        """Return the beacon's object, signed with the key of the attempt."""
+        """Return the beacon's object, signed with the key of the attempt, or of the chunk whose first call it is."""
         return sign(dump(asdict(self)), key, _PURPOSE)
 
     @classmethod
@@ -61,13 +62,15 @@ class Beacon:
 
         Raises:
             DecodeError: the bytes are not a beacon.
-            IntegrityError: it is not signed with the key of this attempt.
+            IntegrityError: it is not signed with the key of this attempt, or of the chunk that begins with it.
         """
         refusal = (
             f"the beacon of attempt {attempt} of call {call_id} of callset {callset_id} is ignored: its signature "
             "does not match. Someone or something other than the call's worker wrote it"
         )
         key = attempt_key(secret, call_id, attempt)
+        if not is_signed(data, key, _PURPOSE):
+            key = chunk_key(secret, chunk_name(call_id, attempt))
         beacon = cls._decode(opened(data, key, _PURPOSE, "the beacon", refusal))
         if (beacon.callset_id, beacon.call_id, beacon.attempt) != (callset_id, call_id, attempt):
             raise IntegrityError(f"the beacon of attempt {attempt} of call {call_id} belongs to another attempt")

@@ -17,6 +17,9 @@ class Cause(str, enum.Enum):
     TOO_OLD = "too old"
     """The call waited in the service's queue for longer than the service keeps it, and never started."""
 
+    HANDED_BACK = "handed back"
+    """The call was in a chunk whose worker has ended without beginning it. Only the client can conclude this."""
+
     KILLED = "killed"
     """The worker, or the process that ran the call, was killed from outside, or by somebody unknown."""
 
@@ -45,7 +48,7 @@ class Cause(str, enum.Enum):
     """No worker of this kind will ever run the call: another version, a payload that is not valid, no permission."""
 
 
-NEVER_RAN = frozenset({Cause.DROPPED, Cause.TOO_OLD})
+NEVER_RAN = frozenset({Cause.DROPPED, Cause.TOO_OLD, Cause.HANDED_BACK})
 """The function did not run. Such attempts are repeated for as long as the time bound of the call allows."""
 
 TAKEN_AWAY = frozenset({Cause.KILLED, Cause.VANISHED})

@@ -46,6 +46,16 @@ def attempt_key(secret: bytes, call_id: str, attempt: int) -> bytes:
     return hmac.digest(secret, f"attempt:{call_id}:{attempt}".encode(), "sha256")
 
 
+def chunk_key(secret: bytes, chunk: str) -> bytes:
+    """Derive the key with which a worker signs the pages of the journal of one chunk."""
+    return hmac.digest(secret, f"chunk:{chunk}".encode(), "sha256")
+
+
+def mark_key(secret: bytes, chunk: str) -> bytes:
+    """Derive the key with which clients sign their pages of the journal of one chunk. It is in no payload."""
+    return hmac.digest(secret, f"mark:{chunk}".encode(), "sha256")
+
+
 def signature(key: bytes, message: bytes) -> str:
     """Return the HMAC-SHA256 of a message as 64 hexadecimal digits."""
     return hmac.digest(key, message, "sha256").hex()

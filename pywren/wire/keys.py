@@ -86,6 +86,11 @@ def function_name(name_or_arn: str) -> str:
     return (name if arn else name_or_arn).partition(":")[0]
 
 
+def chunk_name(call_id: str, attempt: int) -> str:
+    """Return the name of the chunk whose first call, and whose attempt of it, these are."""
+    return f"{call_id}.{attempt}"
+
+
 @dataclass(frozen=True)
 class CallsetKeys:
     """The keys of all objects of one callset: ``<prefix>/<callset_id>/…``."""
@@ -131,6 +136,20 @@ class CallsetKeys:
         """Return the key of some arguments of a named job, joined end to end, which its payloads contain as well."""
         return f"{self.root}arguments-{index}.pickle"
 
+    @property
+    def journals(self) -> str:
+        """The prefix of the keys of the journals of all chunks."""
+        return self.root + "chunks/"
+
+    def page(self, chunk: str, number: int) -> str:
+        """Return the key of a page of the journal of a chunk; 0 is the plan."""
+        return f"{self.journals}{chunk}/{number}.json"
+
+    def parse_page(self, key: str) -> tuple[str, int] | None:
+        """Return the name of the chunk and the number of the page that a key names; ``None`` for any other object."""
+        found = _PAGE.fullmatch(key.removeprefix(self.journals)) if key.startswith(self.journals) else None
+        return None if found is None else (found[1], int(found[2]))
+
     def parse(self, key: str) -> ParsedKey | None:
         """Return what a key tells about a call of this callset; ``None`` for any other object."""
         if not key.startswith(self.root):
@@ -155,6 +174,7 @@ def _of_attempt(call_id: str, name: str) -> ParsedKey | None:
 
 _KINDS = {".json": "attempt", BEACON_SUFFIX: "beacon"}
 _NUMBER = re.compile("[1-9][0-9]{0,5}")
+_PAGE = re.compile(r"([^/]+\.[1-9][0-9]{0,5})/(0|[1-9][0-9]{0,5})\.json")
 
 
 @dataclass(frozen=True)

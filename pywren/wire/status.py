@@ -31,7 +31,8 @@ class Status:
     ``output_key``, whose digest is ``output_sha256`` and whose length is ``output_size`` bytes.
     ``exception_traceback`` is the formatted remote traceback if the function raised. ``info`` contains 0.4's other
     keys: times in seconds since the epoch, log names, ``stdout``, ``stderr``, ``server_info`` and so on.
-    Only ``verify`` sets ``signed``.
+    Only ``verify`` sets ``signed``, and only readers set ``page``: the key of the page of a journal that contains the
+    status (``wire.journal``), if it is not an object of its own.
     """
 
     callset_id: str
@@ -45,6 +46,7 @@ class Status:
     exception_traceback: str | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
     signed: bool = False
+    page: str | None = field(default=None, compare=False)
 
     def document(self) -> dict[str, Any]:
         """Return the dict that users see as ``run_status``. It does not contain the outcome itself."""
@@ -83,12 +85,17 @@ class Status:
         Args:
             key: the attempt's key; ``None`` leaves the status unsigned, and the client then treats it as an error.
         """
+        body = dump(self.members())
+        return body if key is None else sign(body, key)
+
+    def members(self) -> dict[str, Any]:
+        """Return all members of ``status.json`` but the signature, in a form that JSON can encode."""
         document = self.document()
         if self.outcome is not None:
             document["outcome"] = to_base64(self.outcome)
         # A worker must always be able to report how a call ended, whatever info and details contain.
-        body = dump(_plain(document))
-        return body if key is None else sign(body, key)
+        members: dict[str, Any] = _plain(document)
+        return members
 
     @classmethod
     def decode(cls, data: bytes) -> Status:
@@ -97,7 +104,16 @@ class Status:
         Raises:
             DecodeError: the bytes are not a status.
         """
-        reader = Reader("the status", load_object(data, "the status"))
+        return cls.of_members(load_object(data, "the status"))
+
+    @classmethod
+    def of_members(cls, members: Mapping[str, Any]) -> Status:
+        """Read a status from its members, without its signature.
+
+        Raises:
+            DecodeError: they are not those of a status.
+        """
+        reader = Reader("the status", members)
         failure, cause = reader.take("failure", list, None), reader.rest.pop("cause", None)
         trace = _text(reader.rest.pop("exception_traceback", None))
         for name in ("signature", "exception", "exception_args"):  # document() makes the last two from the failure

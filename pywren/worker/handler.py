@@ -26,7 +26,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 from pywren.exceptions import (
     CallError,
@@ -44,21 +44,26 @@ from pywren.version import PYTHON, __version__
 from pywren.wire.beacon import Beacon
 from pywren.wire.call import FORMAT, Call, Envelope
 from pywren.wire.cause import CURABLE, Cause
+from pywren.wire.chunk import CHUNK_FORMAT, Chunk
 from pywren.wire.digests import sha256, verify_sha256
 from pywren.wire.failure import Failure, cause_of
+from pywren.wire.journal import PAGE_LIMIT, Page
 from pywren.wire.keys import STATUS_SUFFIX, CallKeys
 from pywren.wire.outcome import INLINE_OUTCOME_LIMIT, Outcome
 from pywren.wire.references import Reference, decode_references
 from pywren.wire.status import STATUS_LIMIT, Status
 from pywren.worker import memory
+from pywren.worker.chunk import ChunkRun, Done
 from pywren.worker.extraction import ERROR
 from pywren.worker.function_cache import FunctionCache, OutcomeCache
-from pywren.worker.run_status import add_result, first_info, tail, texts
+from pywren.worker.run_status import add_result, first_info, server_info, tail, texts
 from pywren.worker.runtime_cache import Archive, RuntimeCache
 from pywren.worker.task import Function, Runner, RunResult, Stop, Task
 from pywren.worker.watch import BEACON_INTERVAL, FIRST_LOOK, LOOK_INTERVAL, BeaconWriter, CallWatch
 
 logger = logging.getLogger(__name__)
+
+_Answer = TypeVar("_Answer")
 
 LATE_START = 5.0
 """A call that starts this many seconds after its submission first checks whether it has been ended meanwhile."""
@@ -170,16 +175,17 @@ class Container:
             return self._storages[name]
 
     def handle(self, payload: Mapping[str, Any], context: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
-        """Run one call and commit its status.
+        """Run one call and commit its status; or run the calls of a chunk.
 
         Args:
-            payload: what the client sent: ``Call.encode()``.
+            payload: what the client sent: ``Call.encode()``, or ``Chunk.encode()``.
             context: what the platform says about this invocation. Its strings (``aws_request_id``,
                 ``log_group_name``, ``log_stream_name``) go into the status; ``remaining_seconds`` is the time after
                 which the platform stops the worker.
 
         Returns:
-            The status as a dict, or ``None`` if the call was ended elsewhere.
+            The status as a dict, or ``None`` if the call was ended elsewhere. For a chunk, what became of its calls, in
+            numbers.
 
         Raises:
             DecodeError: the payload is not valid.
@@ -197,12 +203,42 @@ class Container:
         # After the storage, which is where the client looks for the refusal. Before anything is fetched or run: pickled
         # code works in one version of Python only.
         mismatch = _version_mismatch(call)
+        if call.format == CHUNK_FORMAT:
+            return self._handle_chunk(call, storage, context, started, mismatch)
         if mismatch is not None:
             return _refuse(call, storage, context, started, mismatch)
         status = _Attempt(self, call, storage, context, started).run()
         # Also after a call that failed: the container is warm all the same.
         self.warm = True
         return None if status is None else status.document()
+
+    def _handle_chunk(
+        self,
+        first: Call,
+        storage: Storage,
+        context: Mapping[str, Any],
+        started: float,
+        mismatch: VersionMismatchError | None,
+    ) -> dict[str, Any]:
+        """Run the calls of a chunk, and write what became of them into its journal."""
+        try:
+            chunk = Chunk.of(first)
+        except DecodeError as error:
+            _refuse(first, storage, context, started, mismatch or error)
+            raise
+        run = ChunkRun(
+            chunk, storage, _ChunkCalls(self, storage, context, started).run,
+            late=started - first.host_submit_time > LATE_START,
+            beacon=_Attempt(self, chunk.calls[0], storage, context, started).beacon(chunk.key),
+            pauses=(self.first_look, self.look_interval),
+            remaining=_remaining(context, self.clock, started),
+        )  # fmt: skip
+        if mismatch is not None:
+            return run.refuse([_refusal(call, context, started, mismatch) for call in chunk.calls])
+        try:
+            return run.run()
+        finally:
+            self.warm = True
 
     def _refuse_unreadable(
         self, envelope: Envelope, context: Mapping[str, Any], started: float, error: DecodeError
@@ -233,7 +269,7 @@ def _version_mismatch(envelope: Envelope | Call) -> VersionMismatchError | None:
     """Return an error if the client has another version, because its pickles may fail to load or behave differently."""
     ours = (__version__, PYTHON)
     theirs = (envelope.pywren_version, envelope.python_version or ours[1])
-    if ours == theirs and envelope.format == FORMAT:
+    if ours == theirs and envelope.format in (FORMAT, CHUNK_FORMAT):
         return None
     # Between two releases the version stays the same, while what is sent may change.
     formats = f" (its calls have format {envelope.format}, the worker reads format {FORMAT})"
@@ -251,16 +287,50 @@ def _refuse(
     envelope: Envelope | Call, storage: Storage, context: Mapping[str, Any], started: float, error: PywrenError
 ) -> dict[str, Any]:
     """End a call without running it. The status is unsigned if the payload has no key to sign it with."""
-    status = Status(
+    status = _refusal(envelope, context, started, error)
+    # Conditional: on a second delivery by Lambda or SQS, the status of the first one stands.
+    storage.commit_status(envelope.status_key, status.encode(envelope.attempt_key))
+    return status.document()
+
+
+def _refusal(envelope: Envelope | Call, context: Mapping[str, Any], started: float, error: PywrenError) -> Status:
+    return Status(
         callset_id=envelope.callset_id,
         call_id=envelope.call_id,
         attempt=envelope.attempt,
         failure=Failure.of(error),
         info={"start_time": started, "end_time": started, "status_key": envelope.status_key, **texts(context)},
     )
-    # Conditional: on a second delivery by Lambda or SQS, the status of the first one stands.
-    storage.commit_status(envelope.status_key, status.encode(envelope.attempt_key))
-    return status.document()
+
+
+def _remaining(context: Mapping[str, Any], clock: Callable[[], float], started: float) -> Callable[[], float | None]:
+    """Return a function that tells how many seconds the platform leaves for calls; ``None`` for no limit."""
+    remaining = context.get("remaining_seconds")
+    if remaining is None:
+        return lambda: None
+    return lambda: float(remaining) - PLATFORM_MARGIN - (clock() - started)
+
+
+class _ChunkCalls:
+    """Runs the calls of a chunk, for ``ChunkRun``. The arguments are those of ``_Attempt``."""
+
+    def __init__(self, container: Container, storage: Storage, context: Mapping[str, Any], started: float) -> None:
+        self._container = container
+        self._storage = storage
+        self._context = context
+        self._remaining = _remaining(context, container.clock, started)
+        # Once: pages contain what all statuses share only once, and this is most of a status.
+        self._machine = server_info()
+
+    def run(self, call: Call, stopped: Stop) -> Done:
+        """Run one call."""
+        left = self._remaining()
+        context = self._context if left is None else {**self._context, "remaining_seconds": left + PLATFORM_MARGIN}
+        attempt = _Attempt(self._container, call, self._storage, context, self._container.clock())
+        attempt.info["server_info"] = self._machine
+        status, size = _bounded(attempt.outcome(stopped))
+        self._container.warm = True
+        return Done(status, size, attempt.may_be_followed(), attempt.cause)
 
 
 class _Attempt:
@@ -285,14 +355,21 @@ class _Attempt:
         if self._starts_late() and self._ended_before():
             logger.info("call %s of %s was ended before it started", self.call.call_id, self.call.callset_id)
             return None
+        status = self._survive(self._watched)
+        return None if status is None else self._commit(status)
+
+    def outcome(self, stopped: Stop) -> Status:
+        """Run the call, and return its status without writing it."""
+        return self._survive(lambda: self._status(self._execute(stopped)))
+
+    def _survive(self, run: Callable[[], _Answer]) -> _Answer | Status:
         try:
             # An exception that left the handler would leave the call without a status: the client would learn of it
             # only from Lambda's record, and SQS would deliver the call again.
-            status = self._watched()
+            return run()
         except Exception as error:  # any error that the handler survives becomes the call's outcome
             logger.warning("call %s of %s failed on the worker", self.call.call_id, self.call.callset_id, exc_info=True)
-            status = self._failed(_failure(error))
-        return None if status is None else self._commit(status)
+            return self._failed(_failure(error))
 
     def _starts_late(self) -> bool:
         # By two machines' clocks. If they differ, the check runs too often or never, which costs a request or a run in
@@ -311,7 +388,8 @@ class _Attempt:
     def _watched(self) -> Status | None:
         """Execute the call while the watch looks after it; ``None`` if the call was ended elsewhere meanwhile."""
         # From the beginning: fetching a big runtime takes longer than clients wait for a sign of life.
-        watch = CallWatch(self._status_stands, self._beacon(), self.container.first_look, self.container.look_interval)
+        beacon = self.beacon(self.call.attempt_key)
+        watch = CallWatch(self._status_stands, beacon, self.container.first_look, self.container.look_interval)
         with watch:
             # This thread blocks here for the whole call. The watch's thread stops it by setting ``stopped``, which
             # kills the child's process group.
@@ -319,8 +397,8 @@ class _Attempt:
         # If the watch has stopped the call, the call has a status already, so this attempt has nothing to add.
         return None if watch.stopped.is_set() else self._status(result)
 
-    def _beacon(self) -> BeaconWriter | None:
-        key = self.call.attempt_key
+    def beacon(self, key: bytes | None) -> BeaconWriter | None:
+        """Return what writes the beacon of the call, signed with this key; ``None`` if there is none to write."""
         if not self.call.beacon or key is None:
             return None
         context = texts(self.context)
@@ -452,10 +530,13 @@ class _Attempt:
             ) from error
 
     def _read_reference(self, reference: Reference) -> bytes:
+        # No signature is checked: this worker lacks the key of the other call. The digest, which the client took
+        # from a status that it verified, covers the outcome.
         if reference.key.endswith(STATUS_SUFFIX):
-            # The signature is not checked, because this worker lacks the other call's key. The digest, which the client
-            # took from a status that it verified, covers the outcome.
             return Status.decode(self.storage.get(reference.key, limit=STATUS_LIMIT)).outcome or b""
+        if self.storage.keys(reference.callset_id).parse_page(reference.key) is not None:
+            page = Page.decode(self.storage.get(reference.key, limit=PAGE_LIMIT))
+            return next((one.outcome for one in page.statuses if one.call_id == reference.call_id), None) or b""
         return self.storage.get(reference.key, limit=reference.size)
 
     def _timeout(self) -> float:
@@ -537,12 +618,11 @@ class _Attempt:
     def _commit(self, status: Status) -> Status | None:
         body = status.encode(self.call.attempt_key)
         if len(body) > STATUS_LIMIT:  # clients would not read beyond it
-            text = f"the status of the call is too large: {len(body):,} bytes, but the limit is {STATUS_LIMIT:,}"
-            status = Status(status.callset_id, status.call_id, status.attempt, Failure(CallError.__name__, text))
+            status = _too_large(status, len(body))
             body = status.encode(self.call.attempt_key)
         # Not at the status key: the first status there ends the call for good, and a retry would have nothing left to
         # say. If the attempt was delivered twice, the first status counts here too.
-        if self._may_be_followed():
+        if self.may_be_followed():
             self.storage.put(self.keys.attempt(self.call.attempt), body, if_absent=True)
             return status
         # The write is conditional: a canceller, another attempt or a second delivery may have ended the call first.
@@ -551,7 +631,7 @@ class _Attempt:
         logger.info("call %s of %s was ended elsewhere while it ran", self.call.call_id, self.call.callset_id)
         return None
 
-    def _may_be_followed(self) -> bool:
+    def may_be_followed(self) -> bool:
         """Tell whether the client may let another attempt follow this one. The client decides; it may also end it."""
         if self.cause is None or self.cause in (Cause.CANCELLED, Cause.REFUSED):
             return False
@@ -568,6 +648,21 @@ class _Attempt:
             runtime_cached=call.use_cached_runtime and self.container.warm,
             context=self.context,
         )
+
+
+def _too_large(status: Status, size: int) -> Status:
+    text = f"the status of the call is too large: {size:,} bytes, but the limit is {STATUS_LIMIT:,}"
+    return Status(status.callset_id, status.call_id, status.attempt, Failure(CallError.__name__, text))
+
+
+def _bounded(status: Status) -> tuple[Status, int]:
+    """Return a status that fits into a page, and about how many bytes it takes there."""
+    texts_of = (*status.info.values(), *(status.failure or ()), status.exception_traceback)
+    size = len(status.outcome or b"") * 4 // 3 + sum(len(one) for one in texts_of if isinstance(one, str))
+    if size < STATUS_LIMIT // 12 and not (status.failure and status.failure.details):
+        return status, size  # JSON spells a character with 12 bytes at most
+    size = len(status.encode(None))
+    return (_too_large(status, size), size) if size > STATUS_LIMIT else (status, size)
 
 
 def _failure(error: Exception) -> Failure:

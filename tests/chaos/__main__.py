@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from .remains import own_directories
-from .scenarios import EVERYTHING, SINGLE, WITHOUT, Scenario, emulated, on_lambda, on_this_machine
+from .scenarios import EVERYTHING, IN_CHUNKS, SINGLE, WITHOUT, Scenario, emulated, on_lambda, on_this_machine
 from .trial import Outcome
 
 FACTOR, ALLOWANCE = 3.0, 60.0
@@ -83,10 +83,11 @@ def _bound(without: Outcome | None) -> float | None:
 
 PARTS: dict[str, Callable[[Table, argparse.Namespace], None]] = {
     "all": lambda table, options: run_on_lambda(table, [EVERYTHING], options.calls, options.seeds, options.patience),
+    "chunks": lambda table, options: run_on_lambda(table, [IN_CHUNKS], options.calls, options.seeds, options.patience),
     "each": lambda table, options: run_on_lambda(table, SINGLE, 100, options.seeds[:1], options.patience),
     "here": lambda table, options: run_here(table, 500, options.seeds, options.patience),
 }
-"""Everything at once; each kind of fault on its own, 100 calls each; this machine."""
+"""Everything at once; the same in chunks; each kind of fault on its own, 100 calls each; this machine."""
 
 
 def arguments_of(command_line: Sequence[str]) -> argparse.Namespace:

@@ -32,12 +32,14 @@ class Scenario(NamedTuple):
         faults: the faults, without their seed.
         containers: how many containers the machine has.
         event_age_scale: by how much Lambda forgets waiting events sooner than configured.
+        chunksize: how many calls share an invocation.
     """
 
     name: str
     faults: Faults
     containers: int = 8
     event_age_scale: float = 1.0
+    chunksize: int = 1
 
 
 WITHOUT = Scenario("no faults", Faults())
@@ -69,6 +71,8 @@ EVERYTHING = Scenario(
 )
 """What the promise is about: 1,000 of 1,000 calls right."""
 
+IN_CHUNKS = EVERYTHING._replace(name="everything at once, in chunks of 5", chunksize=5)
+
 
 @contextmanager
 def emulated(scenario: Scenario) -> Iterator[Emulator]:
@@ -97,7 +101,7 @@ def _mapped(
         emulator.set_faults(dataclasses.replace(scenario.faults, seed=seed))
         try:
             outcome = run(
-                lambda: executor.map(square_after(CALL_SECONDS), range(calls)),
+                lambda: executor.map(square_after(CALL_SECONDS), range(calls), chunksize=scenario.chunksize),
                 patience=patience,
                 idle=lambda: emulator.wait_idle(_IDLE_SECONDS),
             )

@@ -125,9 +125,9 @@ def test_one_look_shows_what_workers_have_written(storage: Storage) -> None:
     assert listing.attempts == [("00000", 1), ("00000", 2)]
     assert sorted(listing.beacons) == [("00000", 3), ("00001", 1)]
     assert all(abs(when - storage.now()) < 60 for when in listing.beacons.values())
-    assert storage.look(CALLSET, start_after="00001") == ([], [], {})
+    assert storage.look(CALLSET, start_after="00001") == ([], [], {}, [])
     assert storage.look(CALLSET, start_after="00000").statuses == ["00001"]
-    assert storage.look("nobody") == ([], [], {})
+    assert storage.look("nobody") == ([], [], {}, [])
 
 
 def test_what_an_attempt_left(storage: Storage) -> None:

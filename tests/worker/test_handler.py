@@ -832,7 +832,7 @@ def test_exhausted_memory_is_named(client, monkeypatch, kills):
 def test_a_quick_call_has_no_beacon(container, client):
     """Calls under two seconds cost no request more."""
     container.handle(client.call(len, "abc", beacon=True).encode())
-    assert client.storage.look(client.callset_id) == (["00000"], [], {})
+    assert client.storage.look(client.callset_id) == (["00000"], [], {}, [])
 
 
 def test_a_slow_call_shows_that_it_runs(runner, client):
@@ -854,7 +854,7 @@ def test_a_call_without_a_beacon(runner, client, changes):
     """A client that does not ask for a beacon, or sends no key to sign it with, gets none."""
     with Container(runner, first_look=0.1, look_interval=0.1) as container:
         container.handle(client.call(time.sleep, 0.5, **changes).encode())
-    assert client.storage.look(client.callset_id) == (["00000"], [], {})
+    assert client.storage.look(client.callset_id) == (["00000"], [], {}, [])
 
 
 def test_setting_up_a_runtime_shows_too(client):

@@ -1,4 +1,4 @@
-"""``CallRecord`` and ``AttemptRecord``: what the client knows about one call. Plain data.
+"""``CallRecord``, ``ChunkRecord`` and ``AttemptRecord``: what the client knows about one call, or chunk. Plain data.
 
 Times are *observed* seconds: a clock that advances while the client can look (``Service.now``). A client that was
 suspended for an hour has observed nothing in that hour, and must not conclude anything from it.
@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from pywren.exceptions import CallError
 from pywren.wire.cause import Cause
 
 
@@ -82,6 +84,8 @@ class CallRecord:
         due: the time, by the driver's clock, from which a held call may be invoked.
         backup: whether the next attempt is a backup.
         attempts: its attempts, in order.
+        alone: whether it has an invocation of its own from now on.
+        chunk: the chunk that it is in at present; ``None`` if it is alone.
     """
 
     call_id: str
@@ -89,6 +93,8 @@ class CallRecord:
     due: float = 0.0
     backup: bool = False
     attempts: list[AttemptRecord] = field(default_factory=list)
+    alone: bool = False
+    chunk: ChunkRecord | None = None
 
     @property
     def current(self) -> AttemptRecord | None:
@@ -103,3 +109,38 @@ class CallRecord:
         """Return how many attempts ended for one of these causes."""
         wanted = frozenset(causes)
         return sum(one.cause in wanted for one in self.attempts)
+
+
+class Lost(NamedTuple):
+    """Why the worker of a chunk is presumed dead.
+
+    Args:
+        cause: why.
+        error: the same for people.
+    """
+
+    cause: Cause
+    error: CallError
+
+
+@dataclass(slots=True, eq=False)
+class ChunkRecord(CallRecord):
+    """Calls that share one invocation. For the service it stands for them, as long as it has any.
+
+    Its ``call_id`` is its name, and its only attempt is the invocation. Once its plan is written it stays as it is,
+    however often the service is too busy for it; but calls leave it when they end, or when they are to run again.
+
+    Args:
+        plan: the attempt of each call, in the order in which they run.
+        calls: the calls that have not left it, in the same order.
+        lost: why its worker is presumed dead; ``None`` if it is not. Then its calls are being taken back.
+    """
+
+    plan: Mapping[str, int] = field(default_factory=dict)
+    calls: dict[str, CallRecord] = field(default_factory=dict)
+    lost: Lost | None = None
+
+    @property
+    def number(self) -> int:
+        """The number of the attempt, which is that of the first call."""
+        return next(iter(self.plan.values()))

@@ -23,11 +23,12 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from pywren.client.driver.budget import Exceeded, affordable
-from pywren.client.driver.calls import AttemptRecord, CallRecord, Phase
+from pywren.client.driver.calls import AttemptRecord, CallRecord, ChunkRecord, Lost, Phase
 from pywren.client.driver.capacity import room
 from pywren.client.driver.policy import Policy, too_late
 from pywren.client.driver.record import FOLLOWING, CallsetRecord, Counts
@@ -36,9 +37,10 @@ from pywren.client.driver.service import Service, Waker
 from pywren.client.driver.stragglers import stragglers
 from pywren.client.driver.suspicion import suspects
 from pywren.cloud.prices import Usage
-from pywren.exceptions import CallError
+from pywren.exceptions import CallError, CallLostError
 from pywren.system import shutdown
 from pywren.wire.cause import CURABLE, NEVER_RAN, Cause
+from pywren.wire.keys import chunk_name
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +85,7 @@ class Attempt(NamedTuple):
 
 
 class Ready(NamedTuple):
-    """The next attempt to invoke."""
+    """The next attempt to invoke: that of a call; or a chunk, by its name, and the attempt of its first call."""
 
     call_id: str
     number: int
@@ -110,6 +112,20 @@ class Ended(NamedTuple):
     message: str
 
 
+class Left(NamedTuple):
+    """A call that its chunk has left behind, and that the driver gives up.
+
+    Args:
+        call_id: the call.
+        error: its error.
+        message: names all attempts; empty if there was only one.
+    """
+
+    call_id: str
+    error: CallError
+    message: str
+
+
 class Stop(NamedTuple):
     """A call that ends because the map's budget is spent, or its time is over. ``attempts`` is how many were made."""
 
@@ -129,6 +145,7 @@ class Driver:
         jitter: returns a random number in [0, 1).
         first_attempt: the number of the first attempt of each call.
         following: those of the calls that are held until ``let_go``, because they follow other calls.
+        sizes: about how many bytes each call takes in the payload of a chunk.
     """
 
     def __init__(
@@ -141,8 +158,10 @@ class Driver:
         jitter: Callable[[], float] = random.random,
         first_attempt: int = 1,
         following: Container[str] = (),
+        sizes: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self.policy = policy
+        self._sizes = sizes
         self.waker: Waker | None = None
         """Called when there is room again after ``next_call`` has found none; a weak reference to a function."""
         self._jitter = jitter
@@ -151,6 +170,7 @@ class Driver:
         self._made = self._now()
         self._deadline = math.inf if policy.timeout is None else self._clock() + policy.timeout
         self._exceeded: Exceeded | None = None
+        self._lost: dict[str, ChunkRecord] = {}  # chunks whose calls are being taken back
         with self._lock:
             self._record = CallsetRecord(call_ids, self._service, following)
 
@@ -180,7 +200,7 @@ class Driver:
             if call is None:
                 return None
             wait = self._service.pace.wait(self._clock())
-            return Later(wait) if wait > 0.0 else self._open(call)
+            return Later(wait) if wait > 0.0 else self._open(self._together(call))
 
     def peek(self) -> Later | None:
         """Return why nothing may be invoked now; ``None`` if only the pace decides, or if no call is queued."""
@@ -232,8 +252,26 @@ class Driver:
         with self._lock:
             return self._open(self._record.calls[call_id])
 
+    def _together(self, call: CallRecord) -> CallRecord:
+        """Return a call that is next in the queue, or a chunk that begins with it."""
+        policy = self.policy
+        if policy.chunksize < 2 or call.alone or type(call) is ChunkRecord:
+            return call
+        calls = self._record.take_together(self._clock(), policy.chunksize, self._sizes, policy.chunk_room)
+        if len(calls) < 2:
+            return call  # alone it leaves a status of its own, which takes one object less
+        plan = {one.call_id: self._next_number(one) for one in calls}
+        return self._record.join(chunk_name(call.call_id, plan[call.call_id]), plan, calls)
+
+    def _next_number(self, call: CallRecord) -> int:
+        return call.attempts[-1].number + 1 if call.attempts else self._first_attempt
+
     def _open(self, call: CallRecord) -> Ready:
-        number = call.attempts[-1].number + 1 if call.attempts else self._first_attempt
+        number = self._next_number(call)
+        if type(call) is ChunkRecord:
+            number = call.number
+            for one in call.calls.values():
+                one.attempts.append(AttemptRecord(call.plan[one.call_id]))
         attempt = AttemptRecord(number, backup=call.backup)
         call.attempts.append(attempt)
         if self.policy.budget is not None:
@@ -256,6 +294,8 @@ class Driver:
             call, attempt = self._find(call_id, number)
             attempt.sent = self._service.last_accepted = self._now()
             attempt.sent_at, attempt.request_id = sent_at, request_id
+            if type(call) is ChunkRecord:
+                self._accept_calls(call, attempt)
             if self.policy.budget is not None:
                 self.policy.budget.accepted(attempt)
             # Its outcome may have been found before the service's answer arrived here, and the next attempt may be on
@@ -284,6 +324,12 @@ class Driver:
         text = text_of(error)
         with self._lock:
             call, attempt = self._find(call_id, number)
+            if type(call) is ChunkRecord:
+                attempt.ended, attempt.cause, attempt.error = self._now(), Cause.REFUSED, text
+                for one in list(call.calls.values()):
+                    self._close(*self._find(one.call_id, call.plan[one.call_id]), Cause.REFUSED, text)
+                    self._finish(one, failed=True)
+                return True
             self._close(call, attempt, Cause.REFUSED, text)
             others = [one for one in call.attempts if one.in_flight]
             if not others:
@@ -299,7 +345,8 @@ class Driver:
             sent_at: the time by the storage's clock, in seconds since the epoch.
         """
         with self._lock:
-            calls = [one for one in self._record.calls.values() if one.phase is Phase.SENDING]
+            units = (*self._record.calls.values(), *self._record.chunks.values())
+            calls = [one for one in units if one.phase is Phase.SENDING and one.chunk is None]
             for call in calls:
                 if call.current is None or not math.isnan(call.current.sent):  # interrupted before it was taken
                     self._record.hold(call, self._clock())
@@ -322,7 +369,7 @@ class Driver:
             return {
                 call_id: [one.number for one in call.attempts if math.isnan(one.ended)]
                 for call_id, call in calls
-                if call is not None
+                if call is not None and call.chunk is None  # the key of a chunk is that of no attempt
             }
 
     def never_invoked(self) -> int:
@@ -335,14 +382,14 @@ class Driver:
     def has_begun(self) -> bool:
         """Tell whether any call may have been invoked. If not, the storage knows nothing about the callset."""
         with self._lock:
-            return self._record.in_phase[Phase.HELD] < len(self._record.calls) or self._record.retried > 0
+            return self._record.counts().held < len(self._record.calls) or self._record.retried > 0
 
     def has_uninvoked(self) -> bool:
         """Tell whether a call waits in the queue that was never invoked."""
         with self._lock:
             # The queue has an entry for each such call, and few others: this finds one at once, or searches little.
-            calls = (self._record.calls[call_id] for _, _, call_id in self._record.queue)
-            return any(one.phase is Phase.HELD and not one.attempts for one in calls)
+            calls = (self._record.unit(name) for _, _, name in self._record.queue)
+            return any(one is not None and one.phase is Phase.HELD and not one.attempts for one in calls)
 
     def wake_waiting(self) -> None:
         """Wake the threads that are in ``wait``."""
@@ -376,8 +423,12 @@ class Driver:
             self._service.look()
 
     def running(self, call_id: str, number: int, started_at: float | None, where: str) -> None:
-        """Record that the worker of an attempt has shown that it runs the call."""
+        """Record that the worker of an attempt has shown that it runs the call; or that of a chunk, by its name."""
         with self._lock:
+            chunk = self._record.chunks.get(call_id)
+            if chunk is not None:
+                self._show(chunk, started_at, where)
+                return
             call, attempt = self._find(call_id, number)
             self._note_start(call, attempt, started_at, where)
             if not math.isnan(attempt.ended) or call.phase is Phase.ENDED:
@@ -451,6 +502,9 @@ class Driver:
             over = []
             for call, attempt, cause in suspects(self._record, self.policy, now):
                 attempt.suspected, attempt.cause = True, cause
+                if type(call) is ChunkRecord:
+                    self._lose(call, cause, CallLostError(f"the call is lost: its worker has vanished ({cause.value})"))
+                    continue
                 if self.policy.budget is not None:
                     self.policy.budget.close(attempt, None)
                 step = self._follow(call, attempt, wanted=False)
@@ -508,9 +562,17 @@ class Driver:
         longest = self.policy.event_age + self.policy.job_max_runtime + grace
         with self._lock:
             found = []
+            for chunk in self._record.chunks.values():
+                # It may wait as long as a call, and then runs its calls one after the other.
+                end = chunk.current.sent_at + longest + self.policy.chunk_runtime if chunk.current else math.nan
+                if chunk.phase in (Phase.SENT, Phase.RUNNING) and now > end:
+                    text = "the call is lost: the chunk that it was in was invoked long ago, and says nothing of it"
+                    self._lose(chunk, Cause.VANISHED, CallLostError(text))
             for call in self._record.calls.values():
                 last = call.current
-                if call.phase in (Phase.SENT, Phase.RUNNING) and last is not None and now > last.sent_at + longest:
+                if call.chunk is not None or call.phase not in (Phase.SENT, Phase.RUNNING):
+                    continue
+                if last is not None and now > last.sent_at + longest:
                     found.append(Ended(call.call_id, last.number, last.cause or Cause.DROPPED, ""))
             return found
 
@@ -530,6 +592,105 @@ class Driver:
             if self._now() - max(self._made, self._service.last_accepted) <= longest:
                 return []
             return [one.call_id for one in self._held() if one.due != FOLLOWING]
+
+    # -- chunks --------------------------------------------------------------------------------------------------
+
+    def chunk_of(self, name: str) -> tuple[Mapping[str, int], list[str]] | None:
+        """Return what the plan of a chunk says, and which of its calls have not ended; ``None`` if there is none."""
+        with self._lock:
+            chunk = self._record.chunks.get(name)
+            return None if chunk is None else (chunk.plan, list(chunk.calls))
+
+    def refused_calls(self, name: str) -> list[str]:
+        """Return the calls that were refused with their chunk; a call that was refused alone is its own chunk."""
+        with self._lock:
+            chunk = self._record.chunks.get(name)
+            plan = {} if chunk is None else chunk.plan
+            attempts = ((one, self._record.calls[one].attempt(number)) for one, number in plan.items())
+            found = [call_id for call_id, one in attempts if one is not None and one.cause is Cause.REFUSED]
+            return [name] if chunk is None else found
+
+    def runs_in_chunk(self, call_id: str) -> None:
+        """Record that the worker of a chunk has come to one of its calls."""
+        with self._lock:
+            call = self._record.calls.get(call_id)
+            if call is not None and call.chunk is not None and call.phase in (Phase.SENDING, Phase.SENT):
+                self._record.move(call, Phase.RUNNING)
+
+    def died(self, chunk: str, cause: Cause, error: CallError) -> None:
+        """Record that the worker of a chunk is dead. Its calls are taken back: see ``lost_chunks``."""
+        with self._lock:
+            found = self._record.chunks.get(chunk)
+            if found is not None and found.phase is not Phase.ENDED:
+                self._lose(found, cause, error)
+
+    def lost_chunks(self) -> list[str]:
+        """Return the chunks whose workers are presumed dead. Once their journals have ended, ``leave`` takes over."""
+        with self._lock:
+            for one in [one for one in self._lost.values() if one.phase is Phase.ENDED]:
+                del self._lost[one.call_id]
+            return list(self._lost)
+
+    def leave(self, chunk: str, *, damaged: bool = False) -> list[Left]:
+        """Take care of the calls that a chunk has left behind. Return those that must end with an error.
+
+        Args:
+            chunk: the name of the chunk, whose journal has ended.
+            damaged: whether it has ended with something that neither its worker nor a client may have written.
+        """
+        with self._lock:
+            found = self._record.chunks.get(chunk)
+            if found is None or not found.calls:
+                return []
+            lost = found.lost or _why_left(damaged)
+            if found.current is not None:
+                # One that has handed calls back has ended as it should.
+                found.current.cause = None if lost.cause is Cause.HANDED_BACK else lost.cause
+                found.current.ended = self._now()
+            text, over = text_of(lost.error), []
+            for index, call in enumerate(list(found.calls.values())):
+                attempt = call.attempt(found.plan[call.call_id])
+                if attempt is None:  # the chunk waits to be invoked
+                    self._record.hold(call, self._clock())
+                    continue
+                cause = self._cause_of_call(lost.cause, index)
+                self._close(call, attempt, cause, "" if cause is Cause.HANDED_BACK else text)
+                step = self._follow(call, attempt, wanted=False)
+                if isinstance(step, Over):
+                    over.append(Left(call.call_id, lost.error, step.message))
+            return over
+
+    def _cause_of_call(self, cause: Cause, index: int) -> Cause:
+        """Return why the attempt of a call has ended that was left behind, the first one or a later one."""
+        if cause in NEVER_RAN or cause is Cause.REFUSED:
+            return cause
+        if self.policy.retries == 0:
+            # An outcome was written before the next call began: only the first can have begun.
+            return Cause.HANDED_BACK if index else cause
+        # It is not known which call has used up the time or the memory. Each is invoked alone, which tells.
+        return cause if cause in CURABLE else Cause.KILLED
+
+    def _lose(self, chunk: ChunkRecord, cause: Cause, error: CallError) -> None:
+        if chunk.lost is None:
+            chunk.lost = Lost(cause, error)
+            self._lost[chunk.call_id] = chunk
+
+    def _show(self, chunk: ChunkRecord, started_at: float | None, where: str) -> None:
+        attempt = chunk.current
+        if attempt is None or chunk.phase is Phase.ENDED or not math.isnan(attempt.ended):
+            return
+        self._note_start(chunk, attempt, started_at, where)
+        attempt.shown = self._now()
+        # Once its calls are being taken back, a sign of life changes nothing.
+        if chunk.lost is None and chunk.phase in (Phase.SENDING, Phase.SENT):
+            self._record.move(chunk, Phase.RUNNING)
+
+    def _accept_calls(self, chunk: ChunkRecord, attempt: AttemptRecord) -> None:
+        # Also of calls that have left it, because their outcomes were found before the service's answer arrived.
+        for call_id, number in chunk.plan.items():
+            one = self._record.calls[call_id].attempt(number)
+            if one is not None:
+                one.sent, one.sent_at, one.request_id = attempt.sent, attempt.sent_at, attempt.request_id
 
     # -- for readers ---------------------------------------------------------------------------------------------
 
@@ -584,7 +745,7 @@ class Driver:
 
     def _find(self, call_id: str, number: int) -> tuple[CallRecord, AttemptRecord]:
         """Return the records of a call and an attempt; make them if this driver did not invoke the attempt itself."""
-        call = self._record.calls.get(call_id) or self._record.add(call_id)
+        call = self._record.unit(call_id) or self._record.add(call_id)
         attempt = call.attempt(number)
         if attempt is None:
             attempt = AttemptRecord(number, sent=self._now())
@@ -628,6 +789,8 @@ class Driver:
         self._record.move(call, Phase.RUNNING)
 
     def _follow(self, call: CallRecord, attempt: AttemptRecord, wanted: bool) -> Again | Over | None:
+        self._record.leave(call)
+        call.alone = call.alone or attempt.cause not in NEVER_RAN
         step = after(call, attempt, wanted, self.policy, self._jitter())
         if isinstance(step, Again) and attempt.cause not in CURABLE and self._is_stopped():
             step = Over(described(call, attempt))  # the function's own error says more than that there is no other try
@@ -655,6 +818,16 @@ class Driver:
             self._record.move(call, Phase.ENDED)
             self._record.failed += failed
             self.changed.notify_all()  # it may make room for a call that is held back
+
+
+def _why_left(damaged: bool) -> Lost:
+    if damaged:
+        text = (
+            "the call is lost: the journal of its chunk was damaged by something other than its worker. Check who can "
+            "write to the bucket, and run the call again"
+        )
+        return Lost(Cause.VANISHED, CallLostError(text))
+    return Lost(Cause.HANDED_BACK, CallLostError("the call is lost: the worker of its chunk has not begun it"))
 
 
 def _cancel_all(attempts: Iterable[AttemptRecord], text: str) -> None:

@@ -30,6 +30,9 @@ class Policy(NamedTuple):
         budget: what the calls may cost; ``None`` for any sum.
         timeout: seconds after which calls that have not ended are stopped, since they were submitted; ``None`` for
             never.
+        chunksize: how many calls share an invocation.
+        chunk_room: how many bytes of its payload the calls of a chunk may take; ``None`` for any number.
+        chunk_runtime: seconds that a chunk may run.
     """
 
     retries: int = 2
@@ -42,6 +45,9 @@ class Policy(NamedTuple):
     may_lose_calls: bool = False
     budget: Budget | None = None
     timeout: float | None = None
+    chunksize: int = 1
+    chunk_room: int | None = None
+    chunk_runtime: float = 0.0
 
 
 def too_late(policy: Policy, *, invoked: bool = True) -> CallTimeoutError:

@@ -76,8 +76,8 @@ def described(call: CallRecord, final: AttemptRecord | None) -> str:
 
 def _may_repeat(call: CallRecord, attempt: AttemptRecord, wanted: bool, policy: Policy) -> bool:
     cause = attempt.cause
-    if cause is Cause.TOO_OLD:
-        return True  # the service itself says that it never started the attempt
+    if cause in (Cause.TOO_OLD, Cause.HANDED_BACK):
+        return True  # the service itself, or the worker, says that it never started the attempt
     if policy.retries == 0 or cause in _NEVER_AGAIN:
         return False
     if cause in NEVER_RAN:
@@ -88,6 +88,8 @@ def _may_repeat(call: CallRecord, attempt: AttemptRecord, wanted: bool, policy: 
 
 
 def _delay(call: CallRecord, attempt: AttemptRecord, policy: Policy, jitter: float) -> float:
+    if attempt.cause is Cause.HANDED_BACK:
+        return 0.0  # nothing was wrong
     failures = sum(one.cause is not None for one in call.attempts)
     # A call that was dropped has waited for long enough. On this machine, and where a queue keeps every call, one dead
     # worker says nothing about the next. On Lambda many may die at once, with what they depend on.

@@ -72,13 +72,17 @@ def test_a_cancelled_or_refused_call_is_never_repeated(cause: Cause) -> None:
     assert decide(failed(cause), wanted=True) == Over("")
 
 
-@pytest.mark.parametrize("cause", sorted(set(Cause) - {Cause.TOO_OLD}))
+NEVER_BEGUN = [Cause.TOO_OLD, Cause.HANDED_BACK]
+
+
+@pytest.mark.parametrize("cause", sorted(set(Cause) - set(NEVER_BEGUN)))
 def test_without_retries_nothing_starts_twice(cause: Cause) -> None:
     assert decide(failed(cause), LAMBDA._replace(retries=0), wanted=True) == Over("")
 
 
-def test_without_retries_a_call_that_the_service_never_started_is_repeated() -> None:
-    assert isinstance(decide(failed(Cause.TOO_OLD), LAMBDA._replace(retries=0)), Again)
+@pytest.mark.parametrize("cause", NEVER_BEGUN)
+def test_without_retries_a_call_that_never_began_is_repeated(cause: Cause) -> None:
+    assert isinstance(decide(failed(cause), LAMBDA._replace(retries=0)), Again)
 
 
 @pytest.mark.parametrize("cause", sorted(Cause))

@@ -506,7 +506,7 @@ def test_a_failure_that_may_be_cured_is_left_to_the_driver(queue, tmp_path):
     with Container(DyingRunner()) as container:
         assert queue.work(container) == 1
     assert queue.counts == (0, 0)
-    assert storage.look("callset") == ([], [("00000", 2)], {})
+    assert storage.look("callset") == ([], [("00000", 2)], {}, [])
     status = Status.decode(storage.read_attempt("callset", "00000", 2))
     assert status.failure.cause is Cause.KILLED
 
@@ -523,7 +523,7 @@ def test_a_failure_that_cannot_be_written_brings_the_message_back(queue, tmp_pat
     with Container(DyingRunner(), make_storage=FullStorage) as container:
         assert queue.work(container) == 1
     assert sum(queue.counts) == 1
-    assert storage.look("callset") == ([], [], {})
+    assert storage.look("callset") == ([], [], {}, [])
 
 
 def test_a_client_that_does_not_try_again_gets_an_error(queue, tmp_path):
@@ -533,7 +533,7 @@ def test_a_client_that_does_not_try_again_gets_an_error(queue, tmp_path):
     with Container(DyingRunner()) as container:
         queue.work(container)
     assert queue.counts == (0, 0)
-    assert storage.look("callset") == (["00000"], [], {})
+    assert storage.look("callset") == (["00000"], [], {}, [])
 
 
 def test_what_five_workers_did_not_finish_ends_for_good(queue, tmp_path):
@@ -544,7 +544,7 @@ def test_what_five_workers_did_not_finish_ends_for_good(queue, tmp_path):
     with Container(DyingRunner()) as container:
         queue.work(container)
     assert queue.counts == (0, 0)
-    assert storage.look("callset") == (["00000"], [], {})
+    assert storage.look("callset") == (["00000"], [], {}, [])
 
 
 def test_trouble_is_waited_out(queue, unwilling, caplog, soon):

@@ -1,0 +1,316 @@
+"""Chunks in the driver: one invocation for several calls, each of which keeps its own record."""
+
+from __future__ import annotations
+
+import pytest
+
+from pywren.client.driver.driver import Driver, Later, Ready
+from pywren.client.driver.policy import Policy
+from pywren.client.driver.record import Counts
+from pywren.exceptions import CallLostError, WorkerCrashedError
+from pywren.wire.cause import Cause
+
+NAME = "00000.1"
+CALLS = ["00000", "00001", "00002"]
+
+
+class Clock:
+    """A clock that the test advances."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def driver_of(count: int = 3, clock: Clock | None = None, **policy: object) -> Driver:
+    """Return a driver of some calls, in chunks of three unless the policy says otherwise."""
+    calls = [f"{number:05d}" for number in range(count)]
+    options = {"chunksize": 3, "event_age": 3600.0, "job_max_runtime": 60.0, "may_lose_calls": True, **policy}
+    return Driver(calls, Policy(**options), clock=clock or Clock(), jitter=lambda: 0.0)
+
+
+def invoked(driver: Driver) -> list[str]:
+    """Have everything accepted that the driver lets go, and return the names."""
+    names = []
+    while isinstance(step := driver.next_call(), Ready):
+        driver.accepted(*step, "request", 100.0)
+        names.append(step.call_id)
+    return names
+
+
+def counts(driver: Driver) -> tuple[int, ...]:
+    """Return how many calls are held, being sent, sent, running and done."""
+    found = driver.counts()
+    return (found.held, found.sending, found.sent, found.running, found.done)
+
+
+def end(driver: Driver, call_id: str, number: int = 1) -> None:
+    """Report the value of a call."""
+    driver.ended(call_id, number, 1.0, "log", failed=False)
+
+
+def causes(driver: Driver, call_id: str) -> list[str | None]:
+    """Return why the attempts of a call have ended."""
+    return [one.cause for one in driver.attempts(call_id)]
+
+
+def test_calls_share_an_invocation_and_the_last_one_is_alone() -> None:
+    """A chunk is named after its first call; what would be a chunk of one call is none."""
+    driver = driver_of(7)
+    assert invoked(driver) == [NAME, "00003.1", "00006"]
+    assert counts(driver) == (0, 0, 7, 0, 0)
+    assert driver.chunk_of(NAME) == (dict.fromkeys(CALLS, 1), CALLS)
+    assert driver.chunk_of("00006") is None
+    assert all(driver.attempts(one)[0].request_id == "request" for one in CALLS)
+
+
+def test_without_chunks_nothing_changes() -> None:
+    """Each call has its own invocation."""
+    driver = driver_of(2, chunksize=1)
+    assert invoked(driver) == ["00000", "00001"]
+
+
+def test_a_chunk_takes_the_room_of_one_invocation() -> None:
+    """``max_concurrency`` bounds invocations; calls are counted for people."""
+    driver = driver_of(9, max_concurrency=2)
+    assert invoked(driver) == [NAME, "00003.1"]
+    assert counts(driver) == (3, 0, 6, 0, 0)
+    for call_id in CALLS[:2]:
+        end(driver, call_id)
+        assert isinstance(driver.next_call(), Later)
+    end(driver, CALLS[2])
+    assert invoked(driver) == ["00006.1"]
+    assert counts(driver) == (0, 0, 6, 0, 3)
+
+
+def test_calls_end_one_by_one() -> None:
+    """An outcome shows that the chunk runs; the others are sent until theirs come."""
+    driver = driver_of()
+    invoked(driver)
+    end(driver, CALLS[0])
+    assert counts(driver) == (0, 0, 2, 0, 1)
+    driver.running(NAME, 0, 1.0, "log")
+    driver.runs_in_chunk(CALLS[1])
+    assert counts(driver) == (0, 0, 1, 1, 1)
+    end(driver, CALLS[1])
+    end(driver, CALLS[2])
+    assert driver.counts() == Counts(3, 0, 0, 0, 0, 3, 0, 0)
+    driver.running(NAME, 0, 1.0, "log")  # its last beacon
+    assert counts(driver) == (0, 0, 0, 0, 3)
+
+
+def test_outcomes_may_come_before_the_answer_of_the_service() -> None:
+    """The times of the invocation are noted all the same."""
+    driver = driver_of()
+    step = driver.next_call()
+    assert step == Ready(NAME, 1)
+    for call_id in CALLS:
+        end(driver, call_id)
+    driver.accepted(*step, "request", 100.0)
+    assert counts(driver) == (0, 0, 0, 0, 3)
+    assert [driver.attempts(one)[0].invoked_at for one in CALLS] == [100.0] * 3
+
+
+def test_a_throttled_chunk_stays_as_it_is() -> None:
+    """Its plan is written. Its calls count as never invoked, and Ctrl-C drops them."""
+    clock = Clock()
+    driver = driver_of(5, clock)
+    driver.throttled(*driver.next_call())
+    clock.now += 1.0
+    assert counts(driver) == (5, 0, 0, 0, 0)
+    assert driver.never_invoked() == 5
+    assert driver.has_uninvoked()
+    assert not driver.has_begun()
+    assert sorted(invoked(driver)) == [NAME, "00003.1"]
+    assert driver.never_invoked() == 0
+    assert [len(driver.attempts(one)) for one in CALLS] == [1, 1, 1]
+
+
+def test_calls_of_a_throttled_chunk_are_dropped() -> None:
+    """Nothing of it is invoked then."""
+    clock = Clock()
+    driver = driver_of(3, clock)
+    driver.throttled(*driver.next_call())
+    assert driver.drop_held() == CALLS
+    clock.now += 60.0
+    assert driver.next_call() is None
+    assert driver.counts().failed == 3
+
+
+def test_a_cancelled_call_of_a_throttled_chunk_leaves_it() -> None:
+    """The others are invoked."""
+    clock = Clock()
+    driver = driver_of(3, clock)
+    driver.throttled(*driver.next_call())
+    driver.settled(CALLS[1], failed=True, cancelled=True)
+    clock.now += 60.0
+    assert invoked(driver) == [NAME]
+    assert driver.chunk_of(NAME) == (dict.fromkeys(CALLS, 1), [CALLS[0], CALLS[2]])
+    assert counts(driver) == (0, 0, 2, 0, 0)
+
+
+def test_what_was_handed_back_is_invoked_again_in_chunks() -> None:
+    """It never started, so it does not count as a failure, even where nothing may be repeated."""
+    for retries in (0, 2):
+        driver = driver_of(retries=retries)
+        invoked(driver)
+        end(driver, CALLS[0])
+        assert driver.leave(NAME) == []
+        assert invoked(driver) == ["00001.2"]
+        assert driver.chunk_of("00001.2") == ({"00001": 2, "00002": 2}, CALLS[1:])
+        assert causes(driver, CALLS[1]) == ["handed back", None]
+        assert driver.lost_chunks() == []
+
+
+def test_a_dead_worker_costs_the_calls_without_an_outcome() -> None:
+    """Each of them is invoked alone. Whose memory or time was used up is not known, so no such cause is named."""
+    clock = Clock()
+    driver = driver_of(3, clock, retries=2)
+    invoked(driver)
+    end(driver, CALLS[0])
+    driver.died(NAME, Cause.OUT_OF_MEMORY, WorkerCrashedError("memory", None))
+    assert driver.lost_chunks() == [NAME]
+    driver.running(NAME, 0, 1.0, "log")  # too late: its calls are being taken back
+    assert driver.leave(NAME) == []
+    assert driver.lost_chunks() == []
+    clock.now += 60.0
+    assert invoked(driver) == CALLS[1:]
+    assert causes(driver, CALLS[1]) == causes(driver, CALLS[2]) == ["killed", None]
+    assert causes(driver, CALLS[0]) == [None]
+
+
+def test_without_retries_only_the_call_fails_that_may_have_begun() -> None:
+    """Outcomes are written before the next call begins, so the others have not."""
+    driver = driver_of(retries=0)
+    invoked(driver)
+    end(driver, CALLS[0])
+    error = WorkerCrashedError("memory", None)
+    driver.died(NAME, Cause.OUT_OF_MEMORY, error)
+    assert [(one.call_id, one.error) for one in driver.leave(NAME)] == [(CALLS[1], error)]
+    assert invoked(driver) == [CALLS[2]]
+    assert causes(driver, CALLS[1]) == ["out of memory"]
+    assert causes(driver, CALLS[2]) == ["handed back", None]
+
+
+def test_a_chunk_that_the_service_has_forgotten_never_ran() -> None:
+    """Its calls are invoked again together, also without retries."""
+    driver = driver_of(retries=0)
+    invoked(driver)
+    driver.died(NAME, Cause.TOO_OLD, CallLostError("too old"))
+    assert driver.leave(NAME) == []
+    assert invoked(driver) == ["00000.2"]
+
+
+def test_a_damaged_journal_leaves_calls_to_be_invoked_alone() -> None:
+    """Nobody knows what its worker does."""
+    clock = Clock()
+    driver = driver_of(3, clock)
+    invoked(driver)
+    assert driver.leave(NAME, damaged=True) == []
+    clock.now += 60.0
+    assert invoked(driver) == CALLS
+
+
+def test_a_call_that_has_failed_is_repeated_alone() -> None:
+    """The chunk goes on without it."""
+    clock = Clock()
+    driver = driver_of(3, clock, retries=2)
+    invoked(driver)
+    driver.failed(CALLS[1], 1, Cause.WORKER_FAILED, WorkerCrashedError("no disk", None), 1.0, "log")
+    clock.now += 60.0
+    assert invoked(driver) == [CALLS[1]]
+    end(driver, CALLS[0])
+    end(driver, CALLS[2])
+    assert counts(driver) == (0, 0, 1, 0, 2)
+    assert driver.lost_chunks() == []
+
+
+def test_a_chunk_that_gives_no_sign_of_life_is_taken_back() -> None:
+    """It is suspected like a call, and its journal is ended before its calls run again."""
+    clock = Clock()
+    driver = driver_of(6, clock, retries=2)
+    assert invoked(driver) == [NAME, "00003.1"]
+    for _ in range(40):
+        clock.now += 5.0
+        driver.look()
+        driver.running("00003.1", 0, 1.0, "log")
+        assert driver.decide() == []
+    assert driver.lost_chunks() == [NAME]
+    assert driver.leave(NAME) == []
+    assert invoked(driver) == ["00000.2"]
+    assert causes(driver, CALLS[0])[0] == "dropped"
+
+
+def test_a_chunk_whose_beacon_stops_has_vanished() -> None:
+    """Its calls are invoked alone."""
+    clock = Clock()
+    driver = driver_of(3, clock, retries=2)
+    invoked(driver)
+    driver.look()
+    driver.running(NAME, 0, 1.0, "log")
+    for _ in range(20):
+        clock.now += 5.0
+        driver.look()
+        driver.decide()
+    assert driver.lost_chunks() == [NAME]
+    driver.leave(NAME)
+    clock.now += 60.0
+    assert invoked(driver) == CALLS
+    assert causes(driver, CALLS[0])[0] == "vanished"
+
+
+def test_a_refused_chunk_ends_all_its_calls() -> None:
+    """A call that is refused alone is its own chunk."""
+    driver = driver_of(4)
+    step = driver.next_call()
+    assert driver.refused(*step, RuntimeError("no permission"))
+    assert driver.refused_calls(NAME) == CALLS
+    assert driver.refused_calls("00003") == ["00003"]
+    assert counts(driver) == (1, 0, 0, 0, 0)
+    assert driver.counts().failed == 3
+
+
+def test_an_interrupted_invocation_counts_as_accepted() -> None:
+    """The service may have the chunk."""
+    driver = driver_of()
+    driver.next_call()
+    driver.accept_rest(100.0)
+    assert counts(driver) == (0, 0, 3, 0, 0)
+    assert [len(driver.attempts(one)) for one in CALLS] == [1, 1, 1]
+
+
+def test_a_chunk_has_the_time_of_all_its_calls() -> None:
+    """It waits as long as a call may, and then runs them one after the other."""
+    driver = driver_of(4, chunk_runtime=180.0)
+    invoked(driver)
+    longest = 100.0 + 3600.0 + 60.0 + 10.0
+    assert [one.call_id for one in driver.overdue(longest + 1.0, 10.0)] == ["00003"]
+    assert driver.lost_chunks() == []
+    driver.overdue(longest + 181.0, 10.0)
+    assert driver.lost_chunks() == [NAME]
+
+
+@pytest.mark.parametrize(("room", "expected"), [(100, ["00000", "00001", "00002"]), (250, ["00000.1", "00002"])])
+def test_a_chunk_fits_into_a_payload(room: int, expected: list[str]) -> None:
+    """It has fewer calls than was asked for if they would not fit; one call is always invoked."""
+    driver = Driver(CALLS, Policy(chunksize=3, chunk_room=room), sizes=dict.fromkeys(CALLS, 120), clock=Clock())
+    assert invoked(driver) == expected
+
+
+def test_calls_that_follow_others_are_alone() -> None:
+    """Their inputs end at different times."""
+    driver = Driver(CALLS, Policy(chunksize=3), following={"00001"}, clock=Clock())
+    assert invoked(driver) == ["00000.1"]
+    assert driver.chunk_of("00000.1") == ({"00000": 1, "00002": 1}, ["00000", "00002"])
+    driver.let_go("00001")
+    assert invoked(driver) == ["00001"]
+
+
+def test_the_time_of_a_map_ends_calls_of_chunks_too() -> None:
+    """All of them are to be stopped."""
+    clock = Clock()
+    driver = driver_of(3, clock, timeout=10.0)
+    invoked(driver)
+    clock.now = 11.0
+    assert [(one.call_id, one.attempts) for one in driver.stops()] == [(one, 1) for one in CALLS]

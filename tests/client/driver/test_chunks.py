@@ -1,0 +1,216 @@
+"""``chunk_size``: no map is slower than with one call for each invocation, and most cost less."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+from chunk_simulation import Setting, run
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pywren.client.driver.chunks import (
+    AHEAD,
+    SHORTEST_LIMIT,
+    USUAL_WORTH,
+    Situation,
+    chunk_size,
+    fitting,
+    time_limit,
+    worth,
+)
+
+NOTICED = 0.2
+"""Seconds by which the client knows the last outcome later or earlier by chance: it polls every 0.1 s."""
+
+NOTHING_KNOWN = Situation(left=5_000, slots=100, in_flight=0, running=0, ended=0, busy=0.0, invoking=0.002)
+SHORT = NOTHING_KNOWN._replace(ended=100, busy=0.2)
+
+
+def of_any_length(least: float, most: float, count: int, seed: int) -> list[float]:
+    """Return durations that are spread evenly over the orders of magnitude."""
+    rng = random.Random(seed)
+    return [math.exp(rng.uniform(math.log(least), math.log(most))) for _ in range(count)]
+
+
+MAPS = {
+    "trivial": [0.001] * 3_000,
+    "a tenth of a second": [0.1] * 1_500,
+    "a second": [1.0] * 500,
+    "longer and longer": sorted(of_any_length(0.01, 1.0, 600, 3)),
+    "shorter and shorter": sorted(of_any_length(0.01, 1.0, 600, 4), reverse=True),
+    "one of a hundred is long": [1.0 if index % 97 == 0 else 0.01 for index in range(800)],
+    "few": [0.01] * 50,
+    "one": [0.01],
+}
+
+
+@pytest.mark.parametrize("invoking", [0.0005, 0.003])
+@pytest.mark.parametrize("slots", [20, 100, 1_000])
+@pytest.mark.parametrize("name", MAPS)
+def test_no_map_is_slower_than_with_one_call_an_invocation(name: str, slots: int, invoking: float) -> None:
+    """Wall first, whatever the calls are like."""
+    setting = Setting(slots=slots, invoking=invoking)
+    chunked, alone = run(MAPS[name], setting, None), run(MAPS[name], setting, 1)
+    assert chunked.wall <= 1.05 * alone.wall + NOTICED
+    assert chunked.invocations <= len(MAPS[name])
+
+
+@pytest.mark.parametrize("invoking", [0.0005, 0.003])
+@pytest.mark.parametrize("slots", [20, 100, 1_000])
+@pytest.mark.parametrize("least", [0.01, 0.1])
+def test_maps_of_calls_that_differ_a_hundredfold_are_not_slower(least: float, slots: int, invoking: float) -> None:
+    """On average: when the longest call begins is a matter of luck, with one call an invocation too."""
+    chunked = alone = 0.0
+    for seed in range(3):
+        durations = of_any_length(least, 100 * least, 400, seed)
+        setting = Setting(slots=slots, invoking=invoking)
+        chunked += run(durations, setting, None).wall
+        alone += run(durations, setting, 1).wall
+    assert chunked <= 1.03 * alone + 3 * NOTICED
+
+
+@pytest.mark.parametrize("long", [0.5, 2.0])
+@pytest.mark.parametrize("slots", [8, 1_000])
+def test_an_estimate_that_is_wrong_costs_about_one_call(slots: int, long: float) -> None:
+    """After many short calls come long ones, in chunks that were made for short ones."""
+    durations = [0.001] * 1_500 + [long] * 300
+    setting = Setting(slots=slots, invoking=0.0005)
+    chunked, alone = run(durations, setting, None), run(durations, setting, 1)
+    assert chunked.handed_back > 0
+    assert chunked.wall <= 1.05 * alone.wall + long + SHORTEST_LIMIT + 2 * NOTICED
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    durations=st.lists(st.floats(1e-3, 0.1) | st.floats(0.1, 10.0), min_size=1, max_size=100),
+    slots=st.sampled_from([1, 3, 20, 1_000]),
+    invoking=st.sampled_from([0.0002, 0.002, 0.02]),
+    poll=st.sampled_from([0.02, 0.5]),
+    cold=st.sampled_from([0.0, 2.0]),
+)
+def test_any_map_ends_with_each_call_once(
+    durations: list[float], slots: int, invoking: float, poll: float, cold: float
+) -> None:
+    """Whatever is handed back is invoked again, and nothing waits for ever."""
+    setting = Setting(slots=slots, invoking=invoking, poll=poll, cold=cold)
+    result = run(durations, setting, None)
+    assert sum(result.sizes) == len(durations) + result.handed_back
+    # Each wrong estimate costs no more than the longest call and the shortest limit; there is one for each wave.
+    alone = run(durations, setting, 1)
+    assert result.wall <= 1.5 * alone.wall + 2 * (max(durations) + SHORTEST_LIMIT + poll)
+
+
+def test_trivial_calls_take_few_invocations() -> None:
+    """10,000 of them: at most one invocation for ten."""
+    for invoking in (0.0005, 0.003):
+        result = run([0.001] * 10_000, Setting(invoking=invoking), None)
+        assert result.invocations <= 1_000
+        assert result.wall < 3.0
+
+
+def test_the_first_invocations_have_one_call_each() -> None:
+    """Nothing is known of the calls, and chunks might take parallelism from the program."""
+    result = run([0.01] * 5_000, Setting(slots=50), None)
+    assert result.sizes[:50] == [1] * 50
+    assert max(result.sizes) > 1
+
+
+def test_the_last_chunks_are_small() -> None:
+    """At the end nobody waits for one worker."""
+    result = run([0.05] * 5_000, Setting(slots=50), None)
+    assert max(result.sizes[-40:]) <= 3 < max(result.sizes)
+
+
+def test_an_explicit_size_is_kept() -> None:
+    """``chunksize=n`` holds for all chunks but the last."""
+    result = run([0.01] * 100, Setting(slots=4), 30)
+    assert result.sizes == [30, 30, 30, 10]
+
+
+class TestSizes:
+    """Single decisions."""
+
+    def test_nothing_is_left(self) -> None:
+        """There is nothing to invoke."""
+        assert chunk_size(SHORT._replace(left=0)) == 0
+
+    def test_calls_wait_for_the_first_outcome_when_the_service_has_enough(self) -> None:
+        """Until then each invocation has one call."""
+        assert chunk_size(NOTHING_KNOWN._replace(in_flight=AHEAD * 100 - 1)) == 1
+        assert chunk_size(NOTHING_KNOWN._replace(in_flight=AHEAD * 100)) == 0
+
+    def test_a_service_that_runs_all_gets_more(self) -> None:
+        """It can do more than was thought, so the program must not lose what it would have had."""
+        now = NOTHING_KNOWN._replace(in_flight=AHEAD * 100)
+        assert chunk_size(now._replace(running=200)) == 1
+        assert chunk_size(now._replace(in_flight=AHEAD * 200, running=200)) == 0
+
+    def test_long_calls_are_alone(self) -> None:
+        """A call of some seconds is worth an invocation."""
+        assert chunk_size(SHORT._replace(busy=100 * 2 * USUAL_WORTH)) == 1
+
+    def test_calls_that_the_service_runs_all_at_once_are_alone(self) -> None:
+        """Unless they are shorter than an invocation."""
+        now = NOTHING_KNOWN._replace(left=500, slots=1_000, in_flight=300, ended=10, invoking=0.01)
+        assert chunk_size(now._replace(busy=10 * 0.1)) == 1
+        assert chunk_size(now._replace(busy=10 * 0.001)) > 1
+
+    def test_a_slow_client_makes_large_chunks(self) -> None:
+        """The slower it invokes, the fewer invocations there are."""
+        sizes = [chunk_size(SHORT._replace(invoking=seconds)) for seconds in (0.002, 0.02, 0.2)]
+        assert sizes == sorted(sizes)
+        assert sizes[0] < sizes[-1]
+
+    def test_dear_requests_make_large_chunks(self) -> None:
+        """Where the service is the bottleneck."""
+        now = SHORT._replace(slots=4, busy=10.0)
+        assert chunk_size(now._replace(worth=1.0)) < chunk_size(now._replace(worth=10.0))
+
+    def test_the_payload_limits_a_chunk(self) -> None:
+        """And a chunk has at least one call, which then gets an object for its argument."""
+        assert chunk_size(SHORT._replace(most=7)) == 7
+        assert fitting(100, 50, None) == 50
+        assert fitting(100, 50, 0) == 1
+
+    def test_calls_that_take_no_time_by_their_clock(self) -> None:
+        """A chunk still has an end."""
+        assert 1 < chunk_size(SHORT._replace(busy=0.0)) <= SHORT.left
+
+    @given(
+        now=st.builds(
+            Situation,
+            left=st.integers(1, 10**7),
+            slots=st.integers(0, 10**5),
+            in_flight=st.integers(0, 10**5),
+            running=st.integers(0, 10**5),
+            ended=st.integers(0, 10**7),
+            busy=st.floats(0, 1e9),
+            invoking=st.floats(0, 10),
+            worth=st.floats(0, 100),
+            most=st.none() | st.integers(0, 10**4),
+        )
+    )
+    def test_every_size_is_possible(self, now: Situation) -> None:
+        """Whatever is known, a chunk has no more calls than there are and fit; and only then it has to wait."""
+        size = chunk_size(now)
+        if size == 0:
+            assert now.ended == 0
+            assert now.in_flight > 0
+        assert size <= now.left
+        assert size <= max(1, now.left if now.most is None else now.most)
+
+
+def test_the_time_limit_leaves_room_for_differences() -> None:
+    """A chunk may take twice as long as expected, and never less than half a second."""
+    assert time_limit(20, 0.1) == pytest.approx(4.0)
+    assert time_limit(100, 0.001) == SHORTEST_LIMIT
+
+
+def test_what_a_chunk_is_worth() -> None:
+    """Requests are a tenth of the price of a chunk that lasts so long."""
+    request, second = 6e-6, 25e-6
+    seconds = worth(request, second)
+    assert request / (request + seconds * second) == pytest.approx(0.1)
+    assert worth(request, 0.0) == USUAL_WORTH

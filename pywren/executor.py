@@ -299,13 +299,9 @@ class Executor(MoreVerbs):
             "progress": bars.preferred(progress, self._progress),
             "show_output": show_output,
         }
-        limits: dict[str, Any] = {
-            "job_max_runtime": job_max_runtime,
-            "memory": memory,
-            "timeout": timeout,
-            "budget": budget,
-        }
-        policy = self._policy(retries, retry_on, backup, **limits)
+        policy = self._policy(
+            retries, retry_on, backup, job_max_runtime=job_max_runtime, memory=memory, timeout=timeout, budget=budget
+        )
         return self._submit(func, items, extra_env, extra_meta, exclude_modules, options, policy)
 
     @overload
@@ -375,8 +371,8 @@ class Executor(MoreVerbs):
         Raises:
             PywrenError: as for ``map``.
         """
-        limits: dict[str, Any] = {"job_max_runtime": job_max_runtime, "memory": memory, "timeout": timeout}
-        options, policy = {"name": name, "show_output": show_output}, self._policy(retries, retry_on, **limits)
+        policy = self._policy(retries, retry_on, job_max_runtime=job_max_runtime, memory=memory, timeout=timeout)
+        options = {"name": name, "show_output": show_output}
         return self._submit(func, [data], extra_env, extra_meta, options=options, policy=policy)[0]
 
     @overload
@@ -558,13 +554,9 @@ class Executor(MoreVerbs):
         arguments.check_callable(reduce_func)
         items = arguments.consume(iterdata, self.map_item_limit)
         members = members_by_group(items, groups)
-        limits: dict[str, Any] = {
-            "job_max_runtime": job_max_runtime,
-            "memory": memory,
-            "timeout": timeout,
-            "budget": budget,
-        }
-        policy = self._policy(retries, retry_on, **limits)
+        policy = self._policy(
+            retries, retry_on, job_max_runtime=job_max_runtime, memory=memory, timeout=timeout, budget=budget
+        )
         mapped = self._submit(func, items, extra_env, extra_meta, policy=policy)
         inputs = [[mapped[index] for index in indices] for indices in members]
         return self._submit(Reduction(reduce_func), inputs, extra_env, extra_meta, policy=policy)

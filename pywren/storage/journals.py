@@ -7,6 +7,7 @@ at the beginning: they are for ``Storage.get_call_status`` and its kind. ``docs/
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from pywren.exceptions import DecodeError, IntegrityError, StorageNoSuchKeyError
@@ -88,7 +89,7 @@ class _Journals:
             raise IntegrityError(f"the page {key} belongs to another journal")
         # As the attempts tell, since no signature was looked at.
         clients = bool(page.statuses) and all(one.attempt == CLIENT_ATTEMPT for one in page.statuses)
-        return Page(**{**page.__dict__, "by_client": clients})
+        return replace(page, by_client=clients)
 
 
 def by_chunk(pages: Iterable[tuple[str, int]]) -> dict[str, set[int]]:

@@ -61,6 +61,7 @@ from pywren.wire.failure import Failure
 from pywren.wire.keys import CallKeys
 from pywren.wire.outcome import Outcome
 from pywren.wire.status import Status
+from pywren.worker.parent.lifetime import Use
 from pywren.worker.task import Function, Repeat, RunResult
 from pywren.wrenutil import create_call_id
 
@@ -718,7 +719,7 @@ class LocalDispatcher:
         self.storage = storage
         self._invoker = invoker
         self._show_output = show_output
-        self._use = _Use(self, pool)
+        self._use = Use(self, pool)
         # The callset that was dispatched last. One reference, which threads replace as a whole.
         self._last: weakref.ref[LocalCallset] | None = None
 
@@ -737,7 +738,7 @@ class LocalDispatcher:
         # of the two _Use objects is dropped. Its finalizer releases the pool when the dispatcher is gone.
         if pool is not self._use.pool:  # the old pool has failed, or ended with the call that unpickled the executor
             self._use.end()
-            self._use = _Use(self, pool)
+            self._use = Use(self, pool)
         callset = LocalCallset(submission.callset, self.storage, pool, submission.policy, follow=self._invoker.follow)
         show_output = self._show_output or bool(submission.options.get("show_output"))
         futures = callset.submit(submission, show_output, self._invoker.environment)
@@ -752,14 +753,3 @@ class LocalDispatcher:
     def put(self, callset: Callset, packed: Packed) -> ResponseFuture:
         """Keep an object that calls may refer to, and return its future."""
         return LocalCallset(callset, self.storage, self._use.pool, Policy()).put(packed)
-
-
-class _Use:
-    """Records that a dispatcher uses a pool, until ``end`` is called or the dispatcher is gone."""
-
-    def __init__(self, user: LocalDispatcher, pool: LocalPool) -> None:
-        self.pool = pool
-        pool.acquire()
-        # finalize() calls release() at most once, however many threads call end(), and also when the dispatcher is
-        # collected or the program ends.
-        self.end = weakref.finalize(user, pool.release)

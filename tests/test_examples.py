@@ -256,8 +256,8 @@ def test_web_service(tmp_path: Path) -> None:
 @pytest.mark.thorough
 def test_featurize_and_fit(tmp_path: Path) -> None:
     """The model that was found knows most digits that it has not seen."""
-    printed = run(str(EXAMPLES / "featurize_and_fit.py"), "600", cwd=tmp_path).splitlines()
-    assert printed[0].startswith("120 features of 600 images; the best C is 0.")
+    printed = run(str(EXAMPLES / "featurize_and_fit.py"), "300", cwd=tmp_path).splitlines()
+    assert printed[0].startswith("120 features of 300 images; the best C is 0.")
     assert float(printed[1].rpartition(" ")[2]) > 0.85
 
 
@@ -331,6 +331,14 @@ def test_s3_throughput(tmp_path: Path, aws: dict[str, str]) -> None:
     assert [row[:2] for row in table_of(printed)] == [["2", "write"], ["2", "read"]]
     assert_picture(tmp_path / "s3_throughput.png")
     assert not objects_under("figures/", aws)
+
+
+@pytest.mark.thorough
+def test_s3_throughput_without_a_bucket(tmp_path: Path) -> None:
+    """Without a configuration the objects are in an emulated S3 that the program starts."""
+    options = ["--workers", "1", "--mb", "1", "--repeats", "1", "--no-bare"]
+    printed = run(str(FIGURES / "s3_throughput.py"), *options, cwd=tmp_path)
+    assert [row[:2] for row in table_of(printed)] == [["1", "write"], ["1", "read"]]
 
 
 @pytest.mark.thorough

@@ -11,7 +11,6 @@ efficiency is PyWren's rate, from ``map`` to the last result, ÷ theirs. Needs `
 
 import contextlib
 import os
-import sys
 import time
 import uuid
 
@@ -66,16 +65,10 @@ def read(item):
 
 
 @contextlib.contextmanager
-def bucket_for(asked, executor):
-    """Give the bucket that was asked for, the configuration's, or one in an emulated S3 that lasts as long."""
-    configured = executor.config.get("s3", {}).get("bucket")
-    if asked or configured:
-        yield asked or configured
-        return
-    try:
-        from pywren.testing.emulator import emulate
-    except ImportError:
-        sys.exit("without a bucket this needs the emulated S3: pip install 'pywren[emulator]'")
+def emulated_bucket():
+    """Give a bucket in an emulated S3, which lasts as long as the context."""
+    from pywren.testing.emulator import emulate  # says what to install, if something is missing
+
     with emulate() as aws:  # sets the environment, which workers and bare processes inherit
         bucket = f"figure-{uuid.uuid4().hex[:12]}"
         boto3.client("s3").create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": aws.region})
@@ -127,8 +120,10 @@ def main():
     parser.add_argument("--bucket", help="where the objects are, instead of the configuration's bucket")
     options = parser.parse_args()
     measuring.check_matplotlib()
-    executor = measuring.executor_for(options.workers)
-    with bucket_for(options.bucket, executor) as bucket:
+    bucket = options.bucket or measuring.executor_for(options.workers).config.get("s3", {}).get("bucket")
+    with contextlib.nullcontext(bucket) if bucket else emulated_bucket() as bucket:
+        # made again, because calls get the environment that the program has when it makes their executor
+        executor = measuring.executor_for(options.workers)
         results = measure(executor, bucket, options)
     measuring.print_table(
         ["workers", "", "peak GB/s", "effective", "bare processes", "efficiency"],

@@ -1,14 +1,15 @@
 """Train one model from many workers at once, with a parameter server on Redis.
 
-Run it with ``python examples/parameter_server.py [URL]``; the server's URL is ``redis://localhost:6379`` unless you
-give another. Start one with ``redis-server`` (``apt-get install redis-server``). Needs ``pip install numpy redis``.
+Run it with ``python examples/parameter_server.py``; the server's URL is ``redis://localhost:6379``, or that in the
+variable ``REDIS_URL`` (arguments of a program can be read by others). Start one with ``redis-server``
+(``apt-get install redis-server``). Needs ``pip install numpy redis``.
 
 Each worker has its own part of the data. Again and again it fetches the weights, computes the gradient of a small
 batch, and adds its step to the weights. Redis adds atomically, so no step of another worker is lost; weights that are
 some steps old do no harm. A call that runs twice makes more steps, and the model is none the worse.
 """
 
-import sys
+import os
 import uuid
 
 import numpy as np
@@ -55,7 +56,7 @@ def accuracy(client):
     return float(((points @ weights(client) > 0) == sides).mean())
 
 
-url = sys.argv[1] if len(sys.argv) > 1 else "redis://localhost:6379"
+url = os.environ.get("REDIS_URL") or "redis://localhost:6379"
 key = f"weights-{uuid.uuid4().hex}"
 with redis.Redis.from_url(url) as client:
     try:

@@ -43,7 +43,7 @@ def finished(*command: str, cwd: Path, **variables: str) -> subprocess.Completed
     return subprocess.run(
         [sys.executable, *command],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{FIGURES}", **variables},
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{FIGURES}", "REDIS_URL": "", **variables},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -110,15 +110,13 @@ def test_notebook(tmp_path: Path) -> None:
 
 # -- the examples that need more, or take longer ----------------------------------------------------------------------
 
-needs_redis = pytest.mark.skipif(
-    not shutil.which("redis-server") and "CI" not in os.environ, reason="redis-server is not installed"
-)
+needs_redis = pytest.mark.skipif(not shutil.which("redis-server"), reason="redis-server is not installed")
 
 WITH_REDIS = """
-import subprocess, sys
+import os, subprocess, sys
 import redis_throughput
-with redis_throughput.redis_server() as url:
-    sys.exit(subprocess.run([sys.executable, *sys.argv[1:], url]).returncode)
+with redis_throughput.redis_server() as server:
+    sys.exit(subprocess.run([sys.executable, *sys.argv[1:]], env={**os.environ, "REDIS_URL": server.url}).returncode)
 """
 
 
@@ -353,11 +351,78 @@ def test_redis_throughput(tmp_path: Path) -> None:
 
 
 @pytest.mark.thorough
+@needs_redis
+def test_redis_throughput_of_a_given_server(tmp_path: Path) -> None:
+    """No other program learns the password of a given server, and none of its keys is left."""
+    program = f"""{WITH_REDIS.rpartition("    sys.exit")[0]}
+    redis = redis_throughput.redis.Redis.from_url(server.url)
+    redis.set("mine", 1)
+    os.environ["REDIS_URL"] = server.url
+    redis_throughput.main()
+    print(redis.keys())
+    redis.close()
+    print(redis_throughput.given_server("redis://host:6379/1"))
+"""
+    printed = run("-c", program, "--workers", "1", "--transactions", "50", "--repeats", "1", cwd=tmp_path)
+    assert [row[-1] for row in table_of(printed)] == ["–", "–"]
+    *_, keys, shown = printed.splitlines()
+    assert keys == "[b'mine']"
+    assert shown == "Server(url='redis://host:6379/1', shown='redis://host:6379/1')"
+
+
+@pytest.mark.thorough
+@needs_redis
+def test_what_redis_benchmark_shows_opens_only_its_own_keys(tmp_path: Path) -> None:
+    """With the password among the arguments of redis-benchmark, nobody can read or configure anything else."""
+    program = f"""{WITH_REDIS.rpartition("    sys.exit")[0]}
+    redis = redis_throughput.redis
+    with redis.Redis.from_url(server.shown) as client:
+        for command in ("set key:1 x", "get figure:1", "config get requirepass", "flushall"):
+            try:
+                print(client.execute_command(*command.split()))
+            except redis.exceptions.NoPermissionError:
+                print("refused")
+"""
+    assert run("-c", program, cwd=tmp_path).splitlines() == ["True", "refused", "refused", "refused"]
+
+
+@pytest.mark.thorough
 def test_redis_throughput_without_a_server(tmp_path: Path) -> None:
     """Without redis-server the program says how to install it."""
     done = finished(str(FIGURES / "redis_throughput.py"), cwd=tmp_path, PATH=str(tmp_path))
     assert done.returncode == 1
     assert "apt-get install redis-server" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("programs", "code", "said"),
+    [
+        ({"redis-server": "exit 9", "apt-get": "exit 9"}, 0, ""),
+        ({}, 1, "no redis-server: it is not on PATH, and there is no apt-get to install it."),
+        ({"apt-get": "echo no network >&2; exit 100", "id": "echo 0"}, 1, "apt-get could not install it (see above)."),
+        ({"apt-get": "exit 9", "id": "echo 1000"}, 1, "to install it, run: sudo apt-get install redis-server."),
+        ({"apt-get": 'test "$1" = -qq', "id": "echo 0"}, 0, ""),
+    ],
+    ids=["installed", "neither", "no network", "not root", "apt installs it"],
+)
+def test_ci_says_why_there_is_no_redis_server(tmp_path: Path, programs: dict[str, str], code: int, said: str) -> None:
+    """CI calls apt-get only if it has to and may, and says in one line why there is no redis-server."""
+    bash = shutil.which("bash")
+    assert bash
+    others = {"env": 'while [[ "$1" == *=* ]]; do shift; done; "$@"', "timeout": 'shift; "$@"'}
+    for name, program in {**others, **programs}.items():
+        (tmp_path / name).write_text(f"#!{bash}\n{program}\n")
+        (tmp_path / name).chmod(0o755)
+    done = subprocess.run(
+        [bash, str(ROOT / ".ci" / "redis-server")],
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert bool(said) == bool(done.stderr)
 
 
 @pytest.mark.thorough

@@ -9,10 +9,12 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 import pywren
 from pywren.version import __version__
@@ -64,6 +66,55 @@ def test_the_metadata(metadata: email.message.Message) -> None:
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.10"
     assert metadata["Description-Content-Type"] == "text/markdown"
+    pythons = {f"Programming Language :: Python :: 3.{minor}" for minor in range(10, 14)}
+    assert pythons == {each for each in metadata.get_all("Classifier", []) if re.search(r"Python :: 3\.", each)}
+
+
+@pytest.mark.slow
+def test_the_description_is_the_readme_with_links_to_this_version(metadata: email.message.Message) -> None:
+    """The page on PyPI has the README's text, and each link leads to a file of this version."""
+    (source,) = re.findall(r"^Source, (.+)$", "\n".join(metadata.get_all("Project-URL", [])), re.MULTILINE)
+    described = bytes(metadata.get_payload(decode=True)).decode()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    links = re.compile(r"\]\(([^)\s]+)\)")
+    assert links.sub("]", described).strip() == links.sub("]", readme).strip()
+    expected = [
+        link if re.match(r"[a-z]+:|#", link) else rf"{source}/(blob|raw)/v{__version__}/{link}"
+        for link in links.findall(readme)
+    ]
+    found = links.findall(described)
+    assert [link for link, pattern in zip(found, expected, strict=True) if not re.fullmatch(pattern, link)] == []
+
+
+@pytest.mark.slow
+def test_every_extra_is_explained(metadata: email.message.Message) -> None:
+    """The page about extras has a row for each extra, and for no other."""
+    rows = re.findall(r"^\| (`.+?`) \|", (ROOT / "docs" / "extras.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(re.findall(r"`(.+?)`", " ".join(rows))) == set(metadata.get_all("Provides-Extra", []))
+
+
+@pytest.mark.thorough
+def test_the_source_distribution_is_the_repository(tmp_path: Path) -> None:
+    """Whoever has the source distribution has every file of the repository, and so can run its tests."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode != 0:
+        pytest.skip("not a clone")
+    files = set(listed.stdout.splitlines())
+    for name in files:
+        (tmp_path / "source" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / "source" / name)
+    built = subprocess.run(
+        [sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", str(tmp_path), "source"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    with tarfile.open(tmp_path / f"pywren-{__version__}.tar.gz") as archive:
+        packed = {member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()}
+    made = {"PKG-INFO", "setup.cfg"} | {name for name in packed if name.startswith("pywren.egg-info/")}
+    assert packed - made == files - {".gitignore"}
 
 
 @pytest.mark.slow
@@ -93,6 +144,16 @@ def test_the_licence_is_the_whole_text() -> None:
     assert "END OF TERMS AND CONDITIONS" in text
 
 
+def test_the_citation_is_the_paper() -> None:
+    """Whoever cites PyWren is given the paper, and no version that somebody would have to keep up to date."""
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert "version" not in citation
+    paper = citation["preferred-citation"]
+    authors = [author["family-names"] for author in paper["authors"]]
+    assert authors == ["Jonas", "Pu", "Venkataraman", "Stoica", "Recht"]
+    assert paper["url"] == "https://arxiv.org/abs/1702.04024"
+
+
 def test_the_changelog_starts_with_what_is_not_released() -> None:
     """The changelog begins with the unreleased changes, described for users."""
     headings = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
@@ -105,5 +166,6 @@ def test_the_top_level_is_tidy() -> None:
     if listed.returncode != 0:
         pytest.skip("not a clone")
     top = {line.partition("/")[0] for line in listed.stdout.splitlines()}
-    allowed = {"pywren", "tests", "examples", "docs", "benchmarks", ".ci", ".gitignore", "SECURITY.md"}
-    assert top <= allowed | {"setup.py", "pyproject.toml", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE"}
+    folders = {"pywren", "tests", "examples", "docs", "benchmarks", ".ci"}
+    documents = {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "CITATION.cff", "LICENSE"}
+    assert top <= folders | documents | {"setup.py", "pyproject.toml", "MANIFEST.in", ".gitignore"}

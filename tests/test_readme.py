@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
+DOCUMENTS = sorted(path for part in (".", "docs", "benchmarks", "examples") for path in (ROOT / part).glob("*.md"))
 
 PAGES = ("futures.md", "verbs.md")
 """The pages of ``docs/`` whose blocks of Python are whole programs, too."""

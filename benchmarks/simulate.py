@@ -126,11 +126,11 @@ def _remarks(report: Report) -> str:
 
 def _kept(report: Report, options: argparse.Namespace) -> dict[str, Any]:
     curves = {name: _thinned(times) for name, times in report.curves.items()}
-    rest = {name: value for name, value in report._asdict().items() if name not in ("curves", "usage")}
+    rest = {name: value for name, value in report._asdict().items() if name not in ("curves", "usage", "seconds")}
     asked = {
         name: getattr(options, name) for name in ("transport", "concurrency", "seconds", "trouble", "fifo", "seed")
     }
-    return {**asked, **rest, "usage": report.usage._asdict(), "curves": curves}
+    return {**asked, **rest, "took": report.seconds, "usage": report.usage._asdict(), "curves": curves}
 
 
 def _thinned(times: Sequence[float]) -> list[tuple[float, int]]:

@@ -261,4 +261,8 @@ def test_only_the_client_is_real() -> None:
         assert executor.invoker.function_name == "simulated"
         (future,) = world.map(executor)
         assert future.result() == 0
+        status = future.run_status
         world.world.end()
+    assert status["log_group_name"] == "/aws/lambda/simulated"
+    assert status["status_key"].endswith("/00000/status.json")
+    assert status["end_time"] - status["start_time"] == pytest.approx(status["exec_time"])

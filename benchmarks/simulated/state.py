@@ -50,8 +50,8 @@ def _deep_size(roots: Iterable[Any], known: set[int]) -> float:
         if id(one) in known or isinstance(one, _CODE):
             continue
         known.add(id(one))
-        # Python 3.13 keeps attributes beside an object, where getsizeof() does not see them, until somebody asks.
-        getattr(one, "__dict__", None)
         size += sys.getsizeof(one)
         rest.extend(gc.get_referents(one))
+        # Python 3.13 keeps attributes beside an object, where neither of the above finds them, until somebody asks.
+        rest.append(getattr(one, "__dict__", None))
     return size

@@ -24,11 +24,13 @@ settles futures. Usually the monitor's thread polls. A thread of the program pol
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shlex
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -152,7 +154,13 @@ class StagedCallset:
         self._polling = False
         self._poll_again = False  # the monitor found another thread polling; that thread then calls the monitor
         # A call may have several futures, because each unpickled copy is one more future.
-        self._futures: dict[str, list[weakref.ref[CallState]]] = {}
+        self._futures: dict[str, tuple[_FutureRef, ...]] = {}
+        # References to futures that nothing holds any more. Garbage is collected wherever a thread happens to be,
+        # perhaps under a lock. So all that happens then is one append(), which is atomic; a poll does the rest.
+        self._gone: deque[weakref.ref[CallState]] = deque()
+        self._note_gone = self._gone.append  # one object for all references
+        self._in_order: list[str] | None = None  # the keys of ``_futures``, sorted; made again after a change
+        self._looks = 0  # how often the storage was asked for statuses; only the thread that polls writes it
         # Strong references: a program may drop a future whose callback it still expects to run, or those of a job, for
         # which other processes may wait: this client drives it to its end.
         self._with_callbacks: set[CallState] = set()
@@ -190,7 +198,7 @@ class StagedCallset:
             self._incomplete.pop(ready.call_id, None)
         kept["attempt"], kept["host_submit_time"] = ready.number, time.time()
         own = {"attempt_key": key, "client_process": own_name()}
-        return {**self.shared_payload, **kept, **own, **self.callset.overwrite}
+        return {**self.whole_payload(ready.call_id), **own, **self.callset.overwrite}
 
     def _chunk_payload(self, name: str, attempts: Mapping[str, int], left: Sequence[str]) -> dict[str, Any]:
         """Write the plan of a chunk, and return its payload."""
@@ -208,9 +216,30 @@ class StagedCallset:
                 continue  # it has ended meanwhile; but the first one gives the chunk its name
             kept = self.records[call_id]["payload"]
             kept["attempt"], kept["host_submit_time"] = number, now
-            items.append({**self.shared_payload, **kept, "client_process": own_name()})
+            items.append({**self.whole_payload(call_id), "client_process": own_name()})
         interval = PAGE_INTERVAL if self.driver is not None and self.driver.policy.retries else 0.0
         return chunk_payload(items[0], items, chunk_key(self.callset.known_secret(), name), interval)
+
+    def keep_payload(self, call_id: str, payload: Mapping[str, Any]) -> None:
+        """Keep what a payload has besides ``shared_payload``. What follows from the id of the call is not kept."""
+        made = self._made_payload(call_id)
+        kept = {name: value for name, value in payload.items() if name not in made or made[name] != value}
+        self.records[call_id] = {"payload": kept}
+
+    def whole_payload(self, call_id: str) -> dict[str, Any]:
+        """Return the payload of a call, without what is different for each attempt."""
+        return {**self._made_payload(call_id), **self.shared_payload, **self.records[call_id]["payload"]}
+
+    def _made_payload(self, call_id: str) -> dict[str, Any]:
+        # Four keys of a hundred characters each: they would be a quarter of what is kept of an outstanding call.
+        keys = self.callset.call_keys(call_id)
+        return {
+            "call_id": call_id,
+            "data_key": keys.data,
+            "output_key": keys.output,
+            "status_key": keys.status,
+            "cancel_key": keys.cancel,
+        }
 
     def note_invocation(self, ready: Ready, started: float, seconds: float) -> None:
         """Record when an attempt was invoked, in seconds since the epoch, and how long that took."""
@@ -450,7 +479,7 @@ class StagedCallset:
         record = self._record(target.call_id)
         # If the status contains the outcome, nothing was downloaded separately.
         came = {"download_output_timestamp": record.get("status_done_timestamp"), "download_output_time": 0.0}
-        return {**self.callset.facts, **came, **record, "status_query_count": target.status_query_count}
+        return {**self.callset.facts, **came, **record, "status_query_count": target.status_query_count or self._looks}
 
     def recipe(self, target: CallState) -> Recipe:
         """Return what another process needs to recreate the future: the callset with its secret, and the storage."""
@@ -467,8 +496,12 @@ class StagedCallset:
     def _record(self, call_id: str) -> dict[str, Any]:
         """Return what is known of one call: its payload without secrets and argument, and the client's actions."""
         record = dict(self.records.get(call_id, {}))
-        payload = {name: value for name, value in record.pop("payload", {}).items() if name != "data_inline"}
-        return {**self.shared_payload, **payload, **record}
+        if "payload" in record:
+            del record["payload"]
+            whole = self.whole_payload(call_id)
+            whole.pop("data_inline", None)
+            return {**whole, **record}
+        return {**self.shared_payload, **record}
 
     # -- futures -------------------------------------------------------------------------------------------------
 
@@ -476,9 +509,10 @@ class StagedCallset:
         """Become responsible for more futures."""
         with self._lock:
             for one in futures:
-                # A weak reference without a callback: that would run wherever the last reference goes, perhaps under a
-                # lock.
-                self._futures.setdefault(one.call_id, []).append(weakref.ref(one))
+                # A tuple, which is half as large as a list: most calls have one future.
+                others = self._futures.get(one.call_id, ())
+                self._futures[one.call_id] = (*others, _FutureRef(one, self._note_gone))
+            self._in_order = None
             if self._lease is not None and self.callset.name is not None:
                 self._with_callbacks.update(futures)
             self._order = []  # made again for the next listing, which may have to begin at an earlier call
@@ -500,12 +534,22 @@ class StagedCallset:
         # While calls wait to be invoked, of this callset or of another, those in flight are of interest even if nothing
         # holds their futures: their ends make room. And nobody but the driver repeats a call whose outcome another
         # process wants.
-        if not self._must_go_on():
-            # A copy, because dropping a future may run a user's __del__, which may come back here: the lock is
+        if self._gone and not self._must_go_on():
+            self._drop_gone()
+        # Polls ask, and a call costs each of them as little as possible: a hundred thousand may be outstanding.
+        if self._in_order is None:
+            self._in_order = sorted(self._futures)
+        return self._in_order
+
+    def _drop_gone(self) -> None:
+        while self._gone:
+            ref = self._gone[0]
+            if isinstance(ref, _FutureRef) and not self._living(ref.call_id):
+                self._drop(ref.call_id)
+            # Last, as Ctrl-C may come before. Dropping may run a user's __del__, which may come back here: the lock is
             # reentrant.
-            for call_id in [c for c in self._futures if not self._living(c)]:
-                self._drop(call_id)
-        return sorted(self._futures)
+            with contextlib.suppress(ValueError):
+                self._gone.remove(ref)
 
     def _must_go_on(self) -> bool:
         driver = self.driver
@@ -516,7 +560,9 @@ class StagedCallset:
     def _drop(self, call_id: str) -> None:
         for one in self._living(call_id):
             self._with_callbacks.discard(one)
-        self._futures.pop(call_id, None)
+            one.status_query_count = self._looks
+        if self._futures.pop(call_id, None) is not None:
+            self._in_order = None
         self.records.get(call_id, {}).get("payload", {}).pop("data_inline", None)  # only another attempt needs it
         # May free a status with its output. pop() with a default: a concurrent poll may have settled the call already.
         self._committed.pop(call_id, None)
@@ -579,7 +625,7 @@ class StagedCallset:
         started, began = self._timer(), time.monotonic()
         with self._lock:
             outstanding = self._outstanding()
-            unknown = [call_id for call_id in outstanding if call_id not in self._committed]
+            unknown = [one for one in outstanding if one not in self._committed] if self._committed else outstanding
         # No request, not even a listing: the monitor then drops this callset.
         if not outstanding:
             if self._lease is not None:
@@ -599,7 +645,7 @@ class StagedCallset:
             # Ask before reading anything: otherwise the last statuses written before the process ended could be missed.
             client_gone = self._client_alive is not None and bool(unknown) and not self._client_alive()
             found = self._looker.look(unknown, self._start_after(unknown), self._in_flight(), client_gone)
-            self._count_queries(unknown)
+            self._looks += 1
             ended = self._carry_out(found)
             if self._invocations is not None and self._may_drive:
                 self._invocations.wake()
@@ -642,7 +688,7 @@ class StagedCallset:
             if not self._outstanding():
                 return None
             # _expect() of a future calls watch() when something asks for it later.
-            if set(self._futures) <= set(self._committed) and not any(map(self._is_awaited, self._committed)):
+            if self._futures.keys() <= self._committed.keys() and not any(map(self._is_awaited, self._committed)):
                 return None  # only big outputs that nothing has asked for are left
             # It backs off with the age of the last result: an hour of waiting costs at most some 720 LIST requests.
             delay = poll_delay(self._silence.seconds(), self._poll_cost)
@@ -670,12 +716,6 @@ class StagedCallset:
 
     def _in_flight(self) -> InFlight | None:
         return None if self.driver is None else self.driver.in_flight
-
-    def _count_queries(self, call_ids: Sequence[str]) -> None:
-        with self._lock:
-            for call_id in call_ids:
-                for one in self._living(call_id):
-                    one.status_query_count += 1
 
     def _failure_records(self, noted: Noted | None) -> FailureRecords | None:
         function = self.callset.function
@@ -1001,6 +1041,19 @@ class StagedCallset:
         with self._lock:  # last: if Ctrl-C comes before this, the monitor still has the futures and settles them
             for call_id in verdicts:
                 self._drop(call_id)
+
+
+class _FutureRef(weakref.ref[CallState]):
+    """A weak reference to a future that tells, when the future is gone, which call it was of."""
+
+    __slots__ = ("call_id",)
+
+    call_id: str
+
+    def __new__(cls, future: CallState, gone: Callable[[weakref.ref[CallState]], object]) -> _FutureRef:
+        self = super().__new__(cls, future, gone)
+        self.call_id = future.call_id
+        return self
 
 
 def _why(status: Status) -> tuple[Cause | None, str]:

@@ -28,7 +28,7 @@ from benchmarks.simulated.state import state  # noqa: E402
 
 TRANSPORTS = {"botocore": BOTOCORE, "lean": LEAN}
 ITEMS = (10_000, 100_000, 1_000_000)
-ASKED = ("transport", "concurrency", "seconds", "trouble", "fifo", "seed")
+ASKED = ("chunksize", "transport", "concurrency", "seconds", "trouble", "fifo", "seed")
 """The options that say what is simulated."""
 
 LIMIT = 0.2
@@ -59,7 +59,8 @@ def scenario_of(options: argparse.Namespace, items: int) -> Scenario:
     duration = (with_stragglers if options.trouble else about)(options.seconds)
     changes: dict[str, Any] = {"concurrency": options.concurrency, "backs_off": not options.fifo}
     service = lambda_today(duration, **changes, **(TROUBLE if options.trouble else {}))
-    return Scenario(items, service, TRANSPORTS[options.transport], measured=True, seed=options.seed)
+    requests, chunksize = TRANSPORTS[options.transport], options.chunksize
+    return Scenario(items, service, requests, chunksize=chunksize, measured=True, seed=options.seed)
 
 
 # -- commands ----------------------------------------------------------------------------------------------------------
@@ -85,14 +86,14 @@ def reproduce(options: argparse.Namespace) -> int:
 
 
 HEAD = (
-    "items", "service", "requests by", "wall", "of these invoking", "S3 requests an item", "invocations",
+    "items", "chunksize", "service", "requests by", "wall", "of these invoking", "S3 requests an item", "invocations",
     "dollars", "CPU an item: own code", "CPU an item: requests",
 )  # fmt: skip
 
 
 def scale(options: argparse.Namespace) -> int:
     """Simulate maps of several sizes and print a row for each."""
-    print(f"| {' | '.join(HEAD)} |\n|{'---|' * 3}{'---:|' * (len(HEAD) - 3)}", flush=True)
+    print(f"| {' | '.join(HEAD)} |\n|{'---|' * 4}{'---:|' * (len(HEAD) - 4)}", flush=True)
     wrong = 0
     for items in options.items:
         report = run(scenario_of(options, items))
@@ -108,7 +109,8 @@ def scale(options: argparse.Namespace) -> int:
 def _row(report: Report, options: argparse.Namespace) -> str:
     service = f"{options.concurrency:,} at once{', trouble' if options.trouble else ''}"
     cells = (
-        f"{report.items:,}", service, options.transport, f"{report.wall:,.0f} s", f"{report.spread:,.0f} s",
+        f"{report.items:,}", str(options.chunksize), service, options.transport,
+        f"{report.wall:,.0f} s", f"{report.spread:,.0f} s",
         f"{(report.usage.puts + report.usage.gets) / report.items:.2f}", f"{report.usage.invocations:,}",
         f"${report.dollars:,.2f}", f"{1e3 * report.computed / report.items:.2f} ms",
         f"{1e3 * report.spent / report.items:.2f} ms",
@@ -127,9 +129,7 @@ def _remarks(report: Report) -> str:
 def _kept(report: Report, options: argparse.Namespace) -> dict[str, Any]:
     curves = {name: _thinned(times) for name, times in report.curves.items()}
     rest = {name: value for name, value in report._asdict().items() if name not in ("curves", "usage", "seconds")}
-    asked = {
-        name: getattr(options, name) for name in ("transport", "concurrency", "seconds", "trouble", "fifo", "seed")
-    }
+    asked = {name: getattr(options, name) for name in ASKED}
     return {**asked, **rest, "took": report.seconds, "usage": report.usage._asdict(), "curves": curves}
 
 
@@ -165,7 +165,7 @@ def picture(options: argparse.Namespace) -> int:
         for name, style in (("invoked", ":"), ("began", "--"), ("ended", "-")):
             points = row["curves"][name]
             panel.plot([at for at, _ in points], [count for _, count in points], style, label=name, linewidth=1.3)
-        panel.set_title(f"{row['items']:,} items, {row['concurrency']:,} at once", fontsize=9)
+        panel.set_title(f"{row['items']:,} items, chunksize {row['chunksize']}", fontsize=9)
         panel.set_xlabel("seconds (simulated)")
         panel.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         panel.spines[["top", "right"]].set_visible(False)
@@ -197,6 +197,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
             added.add_argument("--seeds", type=_positive, default=5, help="how many runs; the median counts (5)")
         if command in (scale, show_state):
             added.add_argument("--items", type=_positive, nargs="+", default=ITEMS)
+            added.add_argument("--chunksize", type=_positive, default=1, help="how many items an invocation has (1)")
             added.add_argument("--seconds", type=float, default=1.0, help="how long an item takes (1)")
             added.add_argument("--concurrency", type=_positive, default=1_000, help="of the account (1,000)")
             added.add_argument("--transport", choices=TRANSPORTS, default="lean", help="what sends requests (lean)")

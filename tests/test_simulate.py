@@ -28,6 +28,10 @@ def second(rng: random.Random, index: int) -> float:
     return 1.0
 
 
+def quick(rng: random.Random, index: int) -> float:
+    return 0.01
+
+
 # -- published runs ----------------------------------------------------------------------------------------------------
 
 
@@ -67,13 +71,52 @@ def test_a_map_in_trouble_brings_every_value() -> None:
     assert report.most_busy <= 50
 
 
-def test_a_simulation_is_the_same_every_time() -> None:
+def test_calls_of_chunks_share_invocations_and_pages() -> None:
+    """30 chunks of 10 cost 30 invocations, a plan and a page for each; the real handler runs each call once."""
+    report = run(Scenario(300, Service(duration=quick), AT_ONCE, chunksize=10))
+    assert report.right == report.items == 300
+    assert report.usage.invocations == report.sent["invoke"] == 30
+    assert dict(report.runs) == {1: 300}
+    assert report.sent["put"] == 1 + 30
+    assert report.sent["get"] == 30
+    assert report.repeats == 0
+
+
+def test_a_chunk_that_takes_longer_shows_its_first_results() -> None:
+    """A page comes a second after the first outcome that it has, so results are known while the chunk goes on."""
+    report = run(Scenario(10, Service(duration=second), AT_ONCE, chunksize=10))
+    assert report.right == 10
+    assert report.curves["ended"][0] < 5.0 < 10.0 < report.wall < 14.0
+
+
+def test_chunks_in_trouble_bring_every_value() -> None:
+    """Workers that die in a chunk, events that are lost or doubled, cost attempts, and no item."""
+    service = Service(
+        concurrency=20, dropped=0.05, doubled=0.05, killed=0.02, records=0.5, throttled=0.05, duration=quick
+    )
+    report = run(Scenario(400, service, AT_ONCE, chunksize=10, seed=1))
+    assert report.right == report.items == 400
+    assert report.repeats > 0
+    assert sum(report.runs.values()) == 400
+    assert report.most_busy <= 20
+
+
+def test_workers_compute_elsewhere() -> None:
+    """What the handler of a worker computes is not counted, and its requests are not among the client's."""
+    report = run(Scenario(100, Service(duration=quick), replace(AT_ONCE, get_cpu=0.5, put_cpu=0.5), chunksize=10))
+    assert report.spent == pytest.approx(0.5 * (report.sent["get"] + report.sent["put"] + report.sent["list"]))
+    assert report.usage.puts == report.sent["put"] + report.sent["list"] + 10  # a page of each chunk
+    assert report.usage.gets == report.sent["get"] + 10  # each environment reads the function
+
+
+@pytest.mark.parametrize("chunksize", [1, 10])
+def test_a_simulation_is_the_same_every_time(chunksize: int) -> None:
     """Chance begins at the seed, and threads run in the same order, so every figure that is not measured is equal."""
 
     def figures(report: Report) -> tuple[object, ...]:
         return report._replace(computed=0.0, seconds=0.0)
 
-    scenario = Scenario(200, lambda_today(second, dropped=0.01), LEAN, seed=7)
+    scenario = Scenario(200, lambda_today(second, dropped=0.01), LEAN, chunksize=chunksize, seed=7)
     assert figures(run(scenario)) == figures(run(scenario))
     assert figures(run(scenario)) != figures(run(replace(scenario, seed=8)))
 
@@ -234,10 +277,13 @@ def test_the_program_prints_a_row_and_draws_a_picture(tmp_path: Path) -> None:
     program = [sys.executable, str(ROOT / "benchmarks" / "simulate.py")]
     saved, drawn = tmp_path / "rows.json", tmp_path / "scale.svg"
     scaled = subprocess.run(
-        [*program, "scale", "--items", "50", "--save", str(saved)], capture_output=True, text=True, timeout=120
+        [*program, "scale", "--items", "50", "--chunksize", "10", "--save", str(saved)],
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert scaled.returncode == 0, scaled.stderr
-    assert scaled.stdout.splitlines()[-1].startswith("| 50 | 1,000 at once | lean |")
+    assert scaled.stdout.splitlines()[-1].startswith("| 50 | 10 | 1,000 at once | lean |")
     done = subprocess.run(
         [*program, "picture", "--save", str(saved), "--to", str(drawn)], capture_output=True, text=True, timeout=120
     )

@@ -1,9 +1,11 @@
 """``run``: a program that maps, on the real client, on a simulated AWS, in virtual time.
 
 Real are ``Executor``, serializer, staging, invoking, driver, monitor, looking, belief, verdicts, futures and ``wait``,
-with all their threads, and every byte of payloads, statuses, signatures and listings that they read and write.
-Simulated are the two services, and the workers as far as anybody sees them: when they begin and end, and what they
-write. Not run is what sends requests: signing, HTTP and TLS. What that computes is a parameter (``Requests``).
+with all their threads, and every byte of payloads, statuses, pages, signatures and listings that they read and write.
+Real too are the handlers of workers that run chunks, with their threads (``benchmarks.simulated.workers``). Simulated
+are the two services, functions of users, and the workers of single calls as far as anybody sees them: when they begin
+and end, and what they write. Not run is what sends requests: signing, HTTP and TLS. What that computes is a parameter
+(``Requests``).
 """
 
 from __future__ import annotations
@@ -22,12 +24,14 @@ import pywren
 from benchmarks.simulated.functions import BEACON_EVERY, BEACON_FIRST, Event, Functions, Service, drawn
 from benchmarks.simulated.storage import Objects, Requests
 from benchmarks.simulated.threads import EPOCH, VirtualTime
+from benchmarks.simulated.workers import Workers
 from pywren.cloud.prices import REGION, Billing, Prices, Usage, dollars_of, total
 from pywren.exceptions import InvocationThrottledError
 from pywren.executor import Executor
 from pywren.invokers import LambdaInvoker
 from pywren.wire.beacon import Beacon
 from pywren.wire.cause import Cause
+from pywren.wire.chunk import CHUNK_FORMAT
 from pywren.wire.keys import failure_prefix
 from pywren.wire.outcome import Outcome
 from pywren.wire.reading import dump, to_base64
@@ -56,6 +60,7 @@ class Scenario:
         memory: the function's memory in MB.
         threads: ``invoke_pool_threads``.
         before: what happens before the map begins: the start of the program.
+        chunksize: how many calls share an invocation.
         options: further arguments of ``map``.
         measured: whether what the client computes takes time in the simulation.
         seed: where chance begins.
@@ -67,6 +72,7 @@ class Scenario:
     memory: int = 1536
     threads: int = 64
     before: float = 0.0
+    chunksize: int | str = 1
     options: Mapping[str, Any] = field(default_factory=dict)
     measured: bool = False
     seed: int = 0
@@ -87,7 +93,7 @@ class Report(NamedTuple):
         dollars: the price of that in us-east-1.
         computed: for how many seconds the client has computed, as measured here, without requests.
         spent: for how many seconds it has computed for requests, by the parameters.
-        repeats: how many attempts were made beside the first ones.
+        repeats: how many attempts of calls were made beside the first ones.
         most_busy: the most calls that ran at the same time.
         runs: how often calls were started, by how many calls.
         curves: when calls were invoked, began, and were known to have ended, each in order.
@@ -129,19 +135,21 @@ class World:
         self.scenario, self.rng = scenario, random.Random(scenario.seed)
         self.world = VirtualTime(measured=scenario.measured)
         self.objects = Objects(self.world, scenario.requests, self.rng)
+        context = {
+            "aws_request_id": "7b2f1c1e-0000-4000-8000-000000000000",
+            "log_group_name": f"/aws/lambda/{FUNCTION}",
+            "log_stream_name": "2026/11/30/[$LATEST]00112233445566778899aabbccddeeff",
+            "memory_limit_in_mb": str(scenario.memory),
+        }
+        self.workers = Workers(self.world, self.objects, context)
         self.functions = Functions(
-            self.world, scenario.service, self.rng, finished=self._finish, shown=self._show, failed=self._record
-        )
+            self.world, scenario.service, self.rng,
+            finished=self._finish, shown=self._show, failed=self._record, works=self._work,
+        )  # fmt: skip
         self.accepted = 0
-        self.worker_puts = self.worker_gets = 0
         self._info = first_info(
             func_key="", data_key="", status_key="", host_submit_time=0.0, start_time=0.0, runtime_cached=True,
-            context={
-                "aws_request_id": "7b2f1c1e-0000-4000-8000-000000000000",
-                "log_group_name": f"/aws/lambda/{FUNCTION}",
-                "log_stream_name": "2026/11/30/[$LATEST]00112233445566778899aabbccddeeff",
-                "memory_limit_in_mb": str(scenario.memory),
-            },
+            context=context,
         )  # fmt: skip
         # Of each member the last one counts.
         self._unchanging = Status("", "", info=self._info).encode(None)
@@ -174,7 +182,9 @@ class World:
         return executor
 
     def map(self, executor: Executor) -> list[Any]:
-        options = {"progress": False, "invoke_pool_threads": self.scenario.threads, **self.scenario.options}
+        scenario = self.scenario
+        options = {"progress": False, "invoke_pool_threads": scenario.threads, "chunksize": scenario.chunksize}
+        options.update(scenario.options)
         return executor.map(same, range(self.scenario.items), **options)
 
     def _program(self, began: float) -> Report:
@@ -208,7 +218,7 @@ class World:
             dollars=total(dollars_of(usage, _prices(), 512)) or 0.0,
             computed=world.computed,
             spent=world.spent,
-            repeats=self.accepted - scenario.items,
+            repeats=sum(len(future.attempts) - 1 for future in futures),
             most_busy=self.functions.most_busy,
             runs=Counter(self.functions.runs.values()),
             curves=curves,
@@ -216,33 +226,38 @@ class World:
         )
 
     def _usage(self) -> Usage:
-        sent, functions = self.objects.sent, self.functions
+        sent, theirs, functions = self.objects.sent, self.objects.sent_by_workers, self.functions
         # Lambda bills the start of an environment, too, since August 2025.
         seconds = functions.worked + functions.cold
         return Usage(
             seconds,
             seconds * self.scenario.memory / 1024,
             self.accepted,
-            sent["put"] + sent["list"] + self.worker_puts,
-            sent["get"] + self.worker_gets + functions.environments,  # each environment reads the function once
+            sent["put"] + sent["list"] + theirs["put"],
+            sent["get"] + theirs["get"],
         )
 
     def accept(self, body: bytes) -> None:
         """Take an invocation that has arrived at Lambda."""
         payload = json.loads(body)
-        self.functions.accept(Event(payload["call_id"], payload["attempt"], self.world.now, body))
+        is_chunk = payload["format"] == CHUNK_FORMAT
+        self.functions.accept(Event(payload["call_id"], payload["attempt"], self.world.now, body, is_chunk))
 
-    # -- what workers write ------------------------------------------------------------------------------------------
+    # -- what workers do ---------------------------------------------------------------------------------------------
+
+    def _work(self, event: Event, environment: int) -> None:
+        self.workers.handle(event, environment, self.functions)
 
     def _finish(self, event: Event, started: float) -> None:
         ended = self.world.now
         payload = json.loads(event.body)
-        self.worker_puts += 1
+        theirs = self.objects.sent_by_workers
+        theirs["put"] += 1
         seconds = ended - started
         if seconds > BEACON_FIRST:
-            self.worker_gets += 1 + int((seconds - BEACON_FIRST) / WATCHING)
+            theirs["get"] += 1 + int((seconds - BEACON_FIRST) / WATCHING)
         if started - event.sent > LATE:
-            self.worker_gets += 1
+            theirs["get"] += 1
         key = payload["status_key"]
         # Not the payload, which is five times as large as its JSON.
         self.objects.write(key, lambda: self._status(event.body, started, ended), if_absent=True)
@@ -258,7 +273,7 @@ class World:
 
     def _show(self, event: Event, started: float) -> None:
         payload = json.loads(event.body)
-        self.worker_puts += 1
+        self.objects.sent_by_workers["put"] += 1
         renewed = int((self.world.now - started) / BEACON_EVERY)
         ids = payload["callset_id"], payload["call_id"], payload["attempt"]
         beacon = Beacon(*ids, EPOCH + started, renewed, log_stream=self._info["log_stream_name"])

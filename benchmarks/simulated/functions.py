@@ -1,7 +1,8 @@
 """``Functions``: Lambda's asynchronous invocations, in virtual time.
 
 They are a queue that keeps each event for some time, environments that start cold and are reused, a concurrency, and
-the faults that happen there. What its workers write is not decided here: three functions are told of it.
+the faults that happen there. What its workers write is not decided here: some functions are told of it. One of them may
+be a worker itself, which runs the calls of a chunk.
 """
 
 from __future__ import annotations
@@ -37,7 +38,12 @@ def drawn(rng: random.Random, seconds: Seconds) -> float:
 
 @dataclass
 class Service:
-    """What the service does. Shares are of all attempts; ``drops`` are numbers of accepted attempts, from 1."""
+    """What the service does.
+
+    The shares of events that are lost, doubled or refused are of all invocations; that of workers that are taken away
+    is of all attempts, as a worker that runs many calls lives longer. ``drops`` are numbers of accepted invocations,
+    from 1.
+    """
 
     concurrency: int = 1_000
     scaling: int = 1_000  # environments that a function gains in 10 s
@@ -45,6 +51,7 @@ class Service:
     dispatch: Seconds = 0.01  # from the decision to start an event until its worker begins, if that is warm
     warm: int = 0  # environments that are warm at first
     duration: Callable[[random.Random, int], float] = lambda rng, index: 0.2
+    storing: Seconds = 0.0  # from the end of a single call until its status is stored
     backs_off: bool = True  # an event that cannot start is tried again after 1, 2, 4 … 300 s; or first in first out
     jitter: float = 0.0  # seconds by which events overtake each other
     dropped: float = 0.0
@@ -60,12 +67,14 @@ class Service:
 
 
 class Event(NamedTuple):
-    """One accepted attempt. ``body`` is its payload, if anything reads that."""
+    """One accepted invocation: an attempt of a call, or a chunk, which is named after the attempt of its first call.
+    ``body`` is its payload, if anything reads that."""
 
     call_id: str
     number: int
     sent: float
     body: bytes = b""
+    is_chunk: bool = False
 
 
 class Functions:
@@ -78,11 +87,13 @@ class Functions:
         finished: called with an event, and when its worker began, when the worker has ended.
         shown: called with the same when the worker shows that it runs the event.
         failed: called with an event and a cause when the service records that the event has failed.
+        works: called with a chunk, and the number of the environment that runs it, when its worker begins. It calls
+            ``begin`` for each call, and ``end`` at the end.
 
     Attributes:
         runs: how often each call was started.
         causes: how many events failed of what.
-        began: when workers began, in order.
+        began: when workers began a call, in order.
         worked: for how many seconds workers have run.
         cold: for how many seconds environments have started.
         environments: how many environments were made.
@@ -98,6 +109,7 @@ class Functions:
         finished: Callable[[Event, float], object],
         shown: Callable[[Event, float], object],
         failed: Callable[[Event, Cause], object],
+        works: Callable[[Event, int], object] | None = None,
     ) -> None:
         self.runs: Counter[str] = Counter()
         self.causes: Counter[str] = Counter()
@@ -105,11 +117,12 @@ class Functions:
         self.worked = self.cold = 0.0
         self.environments = self.most_busy = 0
         self._agenda, self._service, self._rng = agenda, service, rng
-        self._finished, self._shown, self._failed = finished, shown, failed
+        self._finished, self._shown, self._failed, self._works = finished, shown, failed, works
         self._epoch = agenda.now
         self._queue: deque[Event] = deque()
         self._looks_again = False
-        self._warm, self._made, self._busy, self._accepted = service.warm, service.warm, 0, 0
+        self._warm = list(range(service.warm))  # their numbers; the one that was used last is used first
+        self._made, self._busy, self._accepted = service.warm, 0, 0
         self._born: deque[float] = deque()
         self._tokens, self._filled = service.rate, agenda.now
 
@@ -171,9 +184,10 @@ class Functions:
     def _start(self, event: Event) -> None:
         delay = drawn(self._rng, self._service.dispatch)
         if self._warm:
-            self._warm -= 1
+            environment = self._warm.pop()
         else:
             self._made += 1
+            environment = self._service.warm + self.environments
             self.environments += 1
             self._born.append(self._agenda.now)
             cold = drawn(self._rng, self._service.cold)
@@ -181,48 +195,54 @@ class Functions:
             delay += cold
         self._busy += 1
         self.most_busy = max(self.most_busy, self._busy)
-        self._agenda.at(self._agenda.now + delay, self._run, event)
+        self._agenda.at(self._agenda.now + delay, self._run, event, environment)
 
     # -- the workers ---------------------------------------------------------------------------------------------------
 
-    def _run(self, event: Event) -> None:
+    def _run(self, event: Event, environment: int) -> None:
         now = self._agenda.now
-        self.runs[event.call_id] += 1
-        self.began.append(now)
-        duration = self._service.duration(self._rng, int(event.call_id))
-        is_killed = self._rng.random() < self._service.killed
-        duration *= self._rng.random() if is_killed else 1.0
-        self.worked += duration
-        if is_killed:
-            self._agenda.at(now + duration, self._kill, event)
-        else:
-            self._agenda.at(now + duration, self._finish, event, now)
+        if event.is_chunk and self._works is not None:
+            self._works(event, environment)
+            return
+        duration, is_killed = self.begin(event.call_id)
+        duration += 0.0 if is_killed else drawn(self._rng, self._service.storing)
+        self._agenda.at(now + duration, self._finish, event, environment, now, is_killed)
         if duration > BEACON_FIRST:
             self._agenda.at(now + BEACON_FIRST, self._show, event, now, now + duration)
+
+    def begin(self, call_id: str) -> tuple[float, bool]:
+        """Note that a worker begins a call. Return for how many seconds it works, and whether it is then taken away."""
+        self.runs[call_id] += 1
+        self.began.append(self._agenda.now)
+        duration = self._service.duration(self._rng, int(call_id))
+        is_killed = self._rng.random() < self._service.killed
+        return duration * (self._rng.random() if is_killed else 1.0), is_killed
 
     def _show(self, event: Event, started: float, until: float) -> None:
         self._shown(event, started)
         if self._agenda.now + BEACON_EVERY < until:
             self._agenda.at(self._agenda.now + BEACON_EVERY, self._show, event, started, until)
 
-    def _finish(self, event: Event, started: float) -> None:
-        self._finished(event, started)
-        self._warm += 1
-        self._release()
+    def _finish(self, event: Event, environment: int, started: float, is_killed: bool) -> None:
+        if not is_killed:
+            self._finished(event, started)
+        self.end(event, environment, started, is_killed=is_killed)
 
-    def _kill(self, event: Event) -> None:
-        self._made -= 1
-        if self._rng.random() < self._service.records:
-            self._fail(event, Cause.KILLED)
-        self._release()
+    def end(self, event: Event, environment: int, started: float, *, is_killed: bool = False) -> None:
+        """Note that a worker has ended an event, or was taken away."""
+        self.worked += self._agenda.now - started
+        if is_killed:
+            self._made -= 1
+            if self._rng.random() < self._service.records:
+                self._fail(event, Cause.KILLED)
+        else:
+            self._warm.append(environment)
+        self._busy -= 1
+        self._next()
 
     def _fail(self, event: Event, cause: Cause) -> None:
         self.causes[cause.value] += 1
         self._agenda.at(self._agenda.now + 2.0, self._failed, event, cause)
-
-    def _release(self) -> None:
-        self._busy -= 1
-        self._next()
 
     def _next(self) -> None:
         while self._queue and not self._paused() and self._has_room():

@@ -63,7 +63,7 @@ Clouds with STeLLAR, IEEE IISWC 2021). Fitted: the spread, to the last start in 
 
 def lambda_today(duration: Callable[[random.Random, int], float], **changes: object) -> Service:
     """Return Lambda as its documentation describes it: 1,000 environments more in 10 s, a queue with back-off."""
-    return Service(duration=duration, cold=COLD, **changes)  # type: ignore[arg-type]
+    return Service(duration=duration, cold=COLD, storing=S3_WRITE, **changes)  # type: ignore[arg-type]
 
 
 # -- runs to reproduce -------------------------------------------------------------------------------------------------

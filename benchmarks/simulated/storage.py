@@ -41,17 +41,19 @@ class Objects(NamesOf04):
 
     Attributes:
         sent: how many requests the client has sent, by kind.
+        sent_by_workers: the same of all workers.
     """
 
     def __init__(self, world: VirtualTime, requests: Requests, rng: random.Random) -> None:
         self.sent: Counter[str] = Counter()
+        self.sent_by_workers: Counter[str] = Counter()
         self._world, self._requests, self._rng = world, requests, rng
         # Bytes, or a function that makes them when they are read: a million statuses would not fit into memory.
         self._objects: dict[str, bytes | Callable[[], bytes]] = {}
         self._keys = _SortedKeys()
         self._written: dict[str, float] = {}
 
-    # -- for workers, which are not simulated in detail ----------------------------------------------------------------
+    # -- for workers of single calls, which are not simulated in detail ------------------------------------------------
 
     def write(self, key: str, data: bytes | Callable[[], bytes], *, if_absent: bool = False) -> bool:
         """Write an object at once. Return whether it was written."""
@@ -66,19 +68,24 @@ class Objects(NamesOf04):
 
     # -- Backend -------------------------------------------------------------------------------------------------------
 
+    def _count(self, kind: str) -> None:
+        (self.sent_by_workers if self._world.is_elsewhere else self.sent)[kind] += 1
+
     def put(self, key: str, data: bytes | bytearray | memoryview, *, if_absent: bool = False) -> bool:
-        self.sent["put"] += 1
+        self._count("put")
         self._world.request(self._requests.put_cpu, drawn(self._rng, self._requests.put))
         return self.write(key, bytes(data), if_absent=if_absent)
 
     def get(self, key: str, byte_range: tuple[int, int] | None = None, *, limit: int | None = None) -> bytes:
-        self.sent["get"] += 1
+        self._count("get")
         self._world.request(self._requests.get_cpu, drawn(self._rng, self._requests.get))
         found = self._objects.get(key)
         if found is None:
             raise StorageNoSuchKeyError(key)
-        data = found if isinstance(found, bytes) else found()
-        data = data if byte_range is None else data[byte_range[0] : byte_range[1] + 1]
+        if not isinstance(found, bytes):
+            with self._world.uncounted():  # a worker has made it
+                found = found()
+        data = found if byte_range is None else found[byte_range[0] : byte_range[1] + 1]
         if limit is not None and len(data) > limit:
             raise IntegrityError(f"{key} is too long")
         return data
@@ -99,7 +106,7 @@ class Objects(NamesOf04):
         return keys, {key: float(int(self._written[key])) for key in keys if key.endswith(suffix)}
 
     def _page(self, prefix: str, start_after: str) -> list[str]:
-        self.sent["list"] += 1
+        self._count("list")
         # How many keys an answer has is known when it is there; most of the computing is reading it.
         seen = self._keys.after(prefix, start_after, PAGE)
         self._world.request(
@@ -108,7 +115,7 @@ class Objects(NamesOf04):
         return self._keys.after(prefix, start_after, PAGE)
 
     def delete(self, keys: Iterable[str]) -> None:
-        self.sent["delete"] += 1
+        self._count("delete")
         self._world.request(self._requests.put_cpu, drawn(self._rng, self._requests.put))
         for key in keys:
             if self._objects.pop(key, None) is not None:

@@ -6,7 +6,8 @@ and sleeps. So a program of many threads takes as long as it computes, and every
 or greenlets if ``greenlet`` is installed.
 
 Python's global lock is simulated too: what a thread has computed since it last waited takes time in which no other
-thread computes, while the rest of the world goes on.
+thread computes, while the rest of the world goes on. Threads that run *elsewhere*, on workers, do not share that lock,
+and what they compute is not counted: how long it takes them is part of the simulation.
 
 ``installed`` replaces ``threading`` and ``time`` in modules of pywren, and default arguments that are clocks. ``RLock``
 and the locks of conditions remain those of Python. Nobody waits for them, because a thread that holds one never waits
@@ -35,7 +36,14 @@ except ImportError:  # threads take its place
 EPOCH = 1_750_000_000.0
 """Seconds since the epoch at the virtual time 0."""
 
-_HOME = ("pywren.client.", "pywren.system.threads", "pywren.wait", "pywren.display.progress")
+_HOME = (
+    "pywren.client.",
+    "pywren.display.progress",
+    "pywren.system.threads",
+    "pywren.wait",
+    "pywren.worker.chunk",
+    "pywren.worker.watch",
+)
 _CLOCKS = {time.monotonic: "monotonic", time.time: "time"}
 
 
@@ -46,8 +54,9 @@ class Stuck(Exception):
 class _Running:
     """A thread, as the scheduler sees it. This kind is a real thread, which sleeps while another one runs."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, elsewhere: bool = False) -> None:
         self.name = name
+        self.elsewhere = elsewhere  # it is not one of the client's
         self.turn = 0  # of its waits; what would have ended an earlier wait must not end a later one
         self.waits = False
         self.answer = False
@@ -75,21 +84,44 @@ class _Running:
 
 
 class _Greenlet(_Running):
-    """The same as a greenlet, whose turns cost the system nothing. On a busy machine that is a hundred times faster."""
+    """The same as a greenlet, whose turns cost the system nothing. On a busy machine that is a hundred times faster.
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
+    The first one, in which the program began, starts all others: a greenlet begins at the depth of the stack of whoever
+    starts it, so if they started each other, the stack would overflow.
+    """
+
+    def __init__(self, name: str, *, elsewhere: bool = False) -> None:
+        super().__init__(name, elsewhere=elsewhere)
         self._greenlet = greenlet.getcurrent()
+        self._next: Any = None  # what the first greenlet is to start when this one has ended
 
     def start(self, run: Callable[[], object]) -> None:
-        # A greenlet that ends for this one passes a value to it, which becomes an argument at its start.
-        self._greenlet = greenlet.greenlet(lambda *_: run())
+        def run_and_end(*_: object) -> Any:
+            run()
+            return self._next
+
+        self._greenlet = greenlet.greenlet(run_and_end, _first_greenlet())
 
     def give_way_to(self, other: _Running) -> None:
-        other._greenlet.switch()  # type: ignore[attr-defined]
+        there, first = other._greenlet, _first_greenlet()  # type: ignore[attr-defined]
+        # True of a greenlet that has begun.
+        answer = there.switch() if there or self._greenlet is first else first.switch(there)
+        while isinstance(answer, greenlet.greenlet):  # this is the first one, and shall start another
+            answer = answer.switch()
 
     def end_for(self, other: _Running) -> None:
-        self._greenlet.parent = other._greenlet  # type: ignore[attr-defined]
+        there = other._greenlet  # type: ignore[attr-defined]
+        if there:
+            self._greenlet.parent = there  # runs when this one has ended
+        else:
+            self._next = there
+
+
+def _first_greenlet() -> Any:
+    first = greenlet.getcurrent()
+    while first.parent is not None:
+        first = first.parent
+    return first
 
 
 class VirtualTime(Agenda):
@@ -125,15 +157,17 @@ class VirtualTime(Agenda):
         """Compute something that is not run here, send it, and wait for the answer.
 
         Args:
-            computing: for how many seconds the thread computes.
+            computing: for how many seconds the thread computes, if it is one of the client's.
             latency: for how many seconds it then waits.
             arrives: called after half of the latency.
         """
         self._charge()
-        self.spent += computing
-        self._free = max(self._free, self.now) + computing
+        sent = self.now
+        if not self._here.elsewhere:
+            self.spent += computing
+            sent = self._free = max(self._free, self.now) + computing
         if arrives is not None:
-            self.at(self._free + latency / 2.0, arrives)
+            self.at(sent + latency / 2.0, arrives)
         self.wait(latency)
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -143,7 +177,8 @@ class VirtualTime(Agenda):
         me.turn += 1
         me.waits = True
         if timeout is not None:
-            self.at(max(self.now, self._free) + timeout, self._thread_goes_on, me, me.turn, False)
+            begins = self.now if me.elsewhere else max(self.now, self._free)
+            self.at(begins + timeout, self._thread_goes_on, me, me.turn, False)
         self._give_way(me)
         return me.answer
 
@@ -168,15 +203,31 @@ class VirtualTime(Agenda):
                 raise Stuck(f"these threads do not end: {', '.join(sorted(one.name for one in self._others))}")
             self.sleep(1.0)
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the thread that runs is not one of the client's."""
+        return self._here.elsewhere
+
     # -- threads ---------------------------------------------------------------------------------------------------
 
     def _charge(self) -> None:
         """Count what this thread has computed since it went on."""
         me, now = self._here, time.thread_time()
         computed, me.mark = now - me.mark, now
+        if me.elsewhere:
+            return
         self.computed += computed
         if self.measured:
             self._free = max(self._free, self.now) + computed
+
+    @contextlib.contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """Do something in this thread that its program would not compute."""
+        self._charge()
+        try:
+            yield
+        finally:
+            self._here.mark = time.thread_time()
 
     def _give_way(self, me: _Running) -> None:
         """Do what is next until some thread goes on. Return when this one does."""
@@ -196,7 +247,7 @@ class VirtualTime(Agenda):
             heapq.heappop(self._steps)
             if not isinstance(who, _Running) or who.turn != turn or not who.waits:
                 continue  # that wait has ended already
-            if when < self._free:  # another thread computes until then
+            if when < self._free and not who.elsewhere:  # another thread computes until then
                 self.at(self._free, step, who, turn, answer)
                 continue
             self.now = max(self.now, when)
@@ -279,11 +330,13 @@ class Thread:
         kwargs: Mapping[str, Any] | None = None,
         *,
         daemon: bool | None = None,
+        elsewhere: bool | None = None,
     ) -> None:
         self._world, self._target, self._args, self._kwargs = world, target, args, kwargs or {}
         self.name = name or "thread"
         self.ident: int | None = None
-        self._running = world._kind(self.name)
+        # What a thread on a worker starts runs there too.
+        self._running = world._kind(self.name, elsewhere=world._here.elsewhere if elsewhere is None else elsewhere)
         self._waiters: list[tuple[object, int]] = []
         self._ended = False
 

@@ -141,9 +141,10 @@ def _thinned(times: Sequence[float]) -> list[tuple[float, int]]:
 
 
 def show_state(options: argparse.Namespace) -> int:
-    """Print how many bytes the client needs for an outstanding item."""
+    """Print how many bytes the client needs for an item."""
     found = state(scenario_of(options, 1))
-    print(f"future: {found.future:.0f} bytes an item; besides: {found.besides:.0f} bytes an item")
+    print(f"outstanding: {found.besides:.0f} bytes an item, and its future {found.future:.0f}")
+    print(f"ended: {found.ended:.0f} bytes an item")
     return 0
 
 

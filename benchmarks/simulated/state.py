@@ -1,4 +1,4 @@
-"""``state``: how much memory the client needs for an item that is outstanding."""
+"""``state``: how much memory the client needs for an item that is outstanding, and for one that has ended."""
 
 from __future__ import annotations
 
@@ -9,36 +9,46 @@ import types
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import pywren
 from benchmarks.simulated.client import Scenario, World
 
 _CODE = (type, types.ModuleType, types.FunctionType, types.CodeType, types.BuiltinFunctionType, types.MethodType)
 
 
 class State(NamedTuple):
-    """Bytes for each outstanding item: its future, and what the client knows besides."""
+    """Bytes for each item.
+
+    Args:
+        future: of its future, while the item is outstanding.
+        besides: what the client knows besides.
+        ended: of its future, and what the client knows besides, when the item has ended.
+    """
 
     future: float
     besides: float
+    ended: float
 
 
 def state(scenario: Scenario, step: int = 1_000) -> State:
-    """Return what one more item needs while all calls run. Measured with ``step`` and with twice as many items."""
+    """Return what one more item needs. Measured with ``step`` and with twice as many items."""
     less, more = (_size(dataclasses.replace(scenario, items=items)) for items in (step, 2 * step))
-    return State((more.future - less.future) / step, (more.besides - less.besides) / step)
+    return State(*((many - few) / step for few, many in zip(less, more, strict=True)))
 
 
 def _size(scenario: Scenario) -> State:
     simulated = World(scenario)
+    # The client refers to its services, whose memory is not the client's.
+    services = (simulated, simulated.world, simulated.objects, simulated.functions, simulated.workers)
     with simulated.installed():
         futures = simulated.map(simulated.executor())
-        origins = {id(one): one for one in (future._origin for future in futures)}
-        # The client refers to its services, whose memory is not the client's.
-        known = {id(one) for one in (simulated, simulated.world, simulated.objects, simulated.functions)}
-        besides = _deep_size([*origins.values()], known)
+        origins = [*{id(one): one for one in (future._origin for future in futures)}.values()]
+        known = {id(one) for one in services}
+        besides = _deep_size(origins, known)
         of_futures = _deep_size(futures, known)
-        futures.clear()
+        pywren.wait(futures)
+        ended = _deep_size([*origins, *futures], {id(one) for one in services})
         simulated.world.end()
-    return State(of_futures, besides)
+    return State(of_futures, besides, ended)
 
 
 def _deep_size(roots: Iterable[Any], known: set[int]) -> float:

@@ -37,6 +37,7 @@ from typing import Any
 
 from pywren.client import call_state, waiting
 from pywren.client.belief import Findings, Sign
+from pywren.client.call_facts import CallFacts
 from pywren.client.call_state import CallState
 from pywren.client.callset import Callset
 from pywren.client.driver.driver import Attempt, Driver, Ready, Stop
@@ -128,9 +129,8 @@ class StagedCallset:
         # For each call that is held because it follows others, what returns the rest of its payload. No lock: filled
         # before any other thread knows this object; each member is then used by the one thread that invokes its call.
         self._incomplete: dict[str, Callable[[], Mapping[str, Any]]] = {}
-        # No lock: threads that invoke, for_each() helpers and the polling thread write different members of the entry
-        # of a call, with setdefault().
-        self.records: dict[str, dict[str, Any]] = {}
+        # No lock: threads that invoke, for_each() helpers and the polling thread add entries with setdefault().
+        self.records: dict[str, CallFacts] = {}
         # Members of the payloads that all calls share: 100,000 copies of them would take a few hundred megabytes.
         self.shared_payload: Mapping[str, Any] = {}
         # Both are set by drive(), before any other thread knows this object. ``None`` if another process drives the
@@ -154,7 +154,7 @@ class StagedCallset:
         self._polling = False
         self._poll_again = False  # the monitor found another thread polling; that thread then calls the monitor
         # A call may have several futures, because each unpickled copy is one more future.
-        self._futures: dict[str, tuple[_FutureRef, ...]] = {}
+        self._futures: dict[str, _FutureRef] = {}
         # References to futures that nothing holds any more. Garbage is collected wherever a thread happens to be,
         # perhaps under a lock. So all that happens then is one append(), which is atomic; a poll does the rest.
         self._gone: deque[weakref.ref[CallState]] = deque()
@@ -190,13 +190,13 @@ class StagedCallset:
         if chunk is not None:
             return self._chunk_payload(ready.call_id, *chunk)
         key = self.callset.attempt_key(ready.call_id, ready.number).hex()
-        kept: dict[str, Any] = self.records[ready.call_id]["payload"]
+        kept = self.records[ready.call_id]
         complete = self._incomplete.get(ready.call_id)
         if complete is not None:
             # It may store outcomes of other storages. Removed afterwards: if this fails, it may be tried again.
-            kept.update(complete())
+            kept.add_members(complete())
             self._incomplete.pop(ready.call_id, None)
-        kept["attempt"], kept["host_submit_time"] = ready.number, time.time()
+        kept.attempt, kept.submitted = ready.number, time.time()
         own = {"attempt_key": key, "client_process": own_name()}
         return {**self.whole_payload(ready.call_id), **own, **self.callset.overwrite}
 
@@ -214,8 +214,8 @@ class StagedCallset:
         for call_id, number in attempts.items():
             if items and call_id not in left:
                 continue  # it has ended meanwhile; but the first one gives the chunk its name
-            kept = self.records[call_id]["payload"]
-            kept["attempt"], kept["host_submit_time"] = number, now
+            kept = self.records[call_id]
+            kept.attempt, kept.submitted = number, now
             items.append({**self.whole_payload(call_id), "client_process": own_name()})
         interval = PAGE_INTERVAL if self.driver is not None and self.driver.policy.retries else 0.0
         return chunk_payload(items[0], items, chunk_key(self.callset.known_secret(), name), interval)
@@ -223,12 +223,16 @@ class StagedCallset:
     def keep_payload(self, call_id: str, payload: Mapping[str, Any]) -> None:
         """Keep what a payload has besides ``shared_payload``. What follows from the id of the call is not kept."""
         made = self._made_payload(call_id)
-        kept = {name: value for name, value in payload.items() if name not in made or made[name] != value}
-        self.records[call_id] = {"payload": kept}
+        own = {name: one for name, one in payload.items() if name not in made or made[name] != one}
+        self.records[call_id] = CallFacts(own)
+
+    def remember(self, call_id: str, record: Mapping[str, Any]) -> None:
+        """Remember what a pickled future says about its call: members of ``invoke_status``."""
+        self.records.setdefault(call_id, CallFacts()).add_others(record)
 
     def whole_payload(self, call_id: str) -> dict[str, Any]:
-        """Return the payload of a call, without what is different for each attempt."""
-        return {**self._made_payload(call_id), **self.shared_payload, **self.records[call_id]["payload"]}
+        """Return the payload of a call, without the key of the attempt and what the program overwrites."""
+        return {**self._made_payload(call_id), **self.shared_payload, **self.records[call_id].payload()}
 
     def _made_payload(self, call_id: str) -> dict[str, Any]:
         # Four keys of a hundred characters each: they would be a quarter of what is kept of an outstanding call.
@@ -241,13 +245,12 @@ class StagedCallset:
             "cancel_key": keys.cancel,
         }
 
-    def note_invocation(self, ready: Ready, started: float, seconds: float) -> None:
-        """Record when an attempt was invoked, in seconds since the epoch, and how long that took."""
+    def note_invocation(self, ready: Ready, seconds: float) -> None:
+        """Record that an attempt was invoked, and how many seconds that took."""
         # On a thread that invokes; each call is invoked by one thread at a time.
         chunk = None if self.driver is None else self.driver.chunk_of(ready.call_id)
         for call_id in [ready.call_id] if chunk is None else chunk[0]:
-            record = self.records[call_id]
-            record["lambda_invoke_timestamp"], record["lambda_invoke_time"] = started, seconds
+            self.records[call_id].seconds = seconds
 
     def complete_later(self, call_id: str, complete: Callable[[], Mapping[str, Any]]) -> None:
         """Have the rest of a payload made just before the call is invoked, on the thread that invokes it."""
@@ -495,13 +498,11 @@ class StagedCallset:
 
     def _record(self, call_id: str) -> dict[str, Any]:
         """Return what is known of one call: its payload without secrets and argument, and the client's actions."""
-        record = dict(self.records.get(call_id, {}))
-        if "payload" in record:
-            del record["payload"]
-            whole = self.whole_payload(call_id)
-            whole.pop("data_inline", None)
-            return {**whole, **record}
-        return {**self.shared_payload, **record}
+        facts = self.records.get(call_id)
+        if facts is None:
+            return dict(self.shared_payload)
+        payload = self.whole_payload(call_id) if facts.attempt else self.shared_payload
+        return {**{name: one for name, one in payload.items() if name != "data_inline"}, **facts.document()}
 
     # -- futures -------------------------------------------------------------------------------------------------
 
@@ -509,9 +510,7 @@ class StagedCallset:
         """Become responsible for more futures."""
         with self._lock:
             for one in futures:
-                # A tuple, which is half as large as a list: most calls have one future.
-                others = self._futures.get(one.call_id, ())
-                self._futures[one.call_id] = (*others, _FutureRef(one, self._note_gone))
+                self._futures[one.call_id] = _FutureRef(one, self._note_gone, self._futures.get(one.call_id))
             self._in_order = None
             if self._lease is not None and self.callset.name is not None:
                 self._with_callbacks.update(futures)
@@ -527,7 +526,12 @@ class StagedCallset:
 
     def _living(self, call_id: str) -> list[CallState]:
         # The list holds strong references: a future that lives now lives until the caller drops the list.
-        return [one for one in (ref() for ref in self._futures.get(call_id, ())) if one is not None]
+        living, ref = [], self._futures.get(call_id)
+        while ref is not None:
+            one, ref = ref(), ref.other
+            if one is not None:
+                living.append(one)
+        return living
 
     def _outstanding(self) -> list[str]:
         """Return, in the order of their keys, the calls that have an unfinished future which something still holds."""
@@ -563,7 +567,8 @@ class StagedCallset:
             one.status_query_count = self._looks
         if self._futures.pop(call_id, None) is not None:
             self._in_order = None
-        self.records.get(call_id, {}).get("payload", {}).pop("data_inline", None)  # only another attempt needs it
+        if call_id in self.records:
+            self.records[call_id].argument = None  # only another attempt needs it
         # May free a status with its output. pop() with a default: a concurrent poll may have settled the call already.
         self._committed.pop(call_id, None)
         self._ends.forget(call_id)
@@ -1010,9 +1015,8 @@ class StagedCallset:
             verify_sha256(data, status.output_sha256, f"the output {status.output_key}")
         except (IntegrityError, StorageNoSuchKeyError) as error:
             return error
-        record = self.records.setdefault(status.call_id, {})
-        record["download_output_timestamp"] = started
-        record["download_output_time"] = self._timer() - began
+        came = {"download_output_timestamp": started, "download_output_time": self._timer() - began}
+        self.records.setdefault(status.call_id, CallFacts()).add_others(came)
         return data
 
     def _settle(self, verdicts: Mapping[str, Verdict]) -> None:
@@ -1021,7 +1025,7 @@ class StagedCallset:
         with self._lock:
             batch = [(one, verdict) for call_id, verdict in verdicts.items() for one in self._living(call_id)]
             for call_id in verdicts:
-                self.records.setdefault(call_id, {})["status_done_timestamp"] = now
+                self.records.setdefault(call_id, CallFacts()).ended = now
         for call_id, verdict in verdicts.items():
             if verdict.error is not None:
                 self.callset.note_failure(call_id, verdict.error)
@@ -1044,16 +1048,25 @@ class StagedCallset:
 
 
 class _FutureRef(weakref.ref[CallState]):
-    """A weak reference to a future that tells, when the future is gone, which call it was of."""
+    """A weak reference to a future that tells, when the future is gone, which call it was of.
 
-    __slots__ = ("call_id",)
+    Most calls have one future. So the references of a call are a chain, which takes less memory than a list.
+    """
+
+    __slots__ = ("call_id", "other")
 
     call_id: str
+    other: _FutureRef | None
 
-    def __new__(cls, future: CallState, gone: Callable[[weakref.ref[CallState]], object]) -> _FutureRef:
+    def __new__(
+        cls, future: CallState, gone: Callable[[weakref.ref[CallState]], object], other: _FutureRef | None
+    ) -> _FutureRef:
         self = super().__new__(cls, future, gone)
-        self.call_id = future.call_id
+        self.call_id, self.other = future.call_id, other
         return self
+
+    def __init__(self, *_: object) -> None:
+        """Nothing is left to do: the base class would refuse the third argument."""
 
 
 def _why(status: Status) -> tuple[Cause | None, str]:

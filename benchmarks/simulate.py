@@ -187,6 +187,10 @@ def _positive(text: str) -> int:
     return number
 
 
+def _size(text: str) -> int | str:
+    return text if text == "auto" else _positive(text)
+
+
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
@@ -198,7 +202,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
             added.add_argument("--seeds", type=_positive, default=5, help="how many runs; the median counts (5)")
         if command in (scale, show_state):
             added.add_argument("--items", type=_positive, nargs="+", default=ITEMS)
-            added.add_argument("--chunksize", type=_positive, default=1, help="how many items an invocation has (1)")
+            added.add_argument(
+                "--chunksize", type=_size, default=1, help="how many items an invocation has, or auto (1)"
+            )
             added.add_argument("--seconds", type=float, default=1.0, help="how long an item takes (1)")
             added.add_argument("--concurrency", type=_positive, default=1_000, help="of the account (1,000)")
             added.add_argument("--transport", choices=TRANSPORTS, default="lean", help="what sends requests (lean)")

@@ -17,12 +17,12 @@ from benchmarks.simulated.agenda import Agenda
 from pywren.wire.cause import Cause
 
 SCALING_WINDOW = 10.0
-"""Seconds in which a function gains ``Service.scaling`` environments at most (AWS Lambda Developer Guide, Understanding
-Lambda function scaling)."""
+"""Seconds in which a function gains ``Service.scaling`` environments at most (AWS Lambda Developer Guide, Lambda
+scaling behavior)."""
 
 LONGEST_REQUEUE = 300.0
 """The most seconds until Lambda tries again to start an event that it could not start. The time doubles from 1 s on
-(AWS Lambda Developer Guide, Asynchronous invocation)."""
+(AWS Lambda Developer Guide, How Lambda handles errors and retries with asynchronous invocation)."""
 
 BEACON_FIRST, BEACON_EVERY = 2.0, 30.0
 """When a worker shows that it runs, in seconds since it began (``docs/design.md``, Looking after a call)."""

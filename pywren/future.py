@@ -492,5 +492,5 @@ def attach(
 
     origin = origin_for(callset, storage, client)
     # No lock: several threads may unpickle copies of one future, and all of them write the same facts.
-    origin.records.setdefault(call_id, {}).update(record or {})
+    origin.remember(call_id, record or {})
     return futures_of(origin, [call_id])[0]

@@ -45,8 +45,7 @@ class Invocations:
         now: returns the storage's time, in seconds since the epoch.
         refused: called with a call's id and an error when the service refuses for good a call that ``map`` has left to
             the background.
-        note: called with the attempt, when its invocation began in seconds since the epoch, and how many seconds it
-            took.
+        note: called with the attempt, and how many seconds its invocation took.
         callset_id: the callset, for log lines.
         threads: the most invocations in parallel.
         clock: returns monotonic seconds.
@@ -63,7 +62,7 @@ class Invocations:
         payload: Callable[[Ready], Mapping[str, Any]],
         now: Callable[[], float],
         refused: Callable[[str, BaseException], object],
-        note: Callable[[Ready, float, float], object],
+        note: Callable[[Ready, float], object],
         callset_id: str,
         threads: int = 64,
         clock: Callable[[], float] = time.monotonic,
@@ -171,7 +170,7 @@ class Invocations:
             _NotNow: the credentials have expired, and ``map`` has returned. The call is in the queue again.
             InvocationError: the service refuses the call for good, and no other attempt of it is in flight.
         """
-        started, began = time.time(), self._clock()
+        began = self._clock()
         try:
             answer = self._invoker.invoke(self._payload(ready))
         except InvocationThrottledError:
@@ -192,7 +191,7 @@ class Invocations:
             self.uncertain += 1
             self._driver.accepted(*ready, "", self._now())
             raise
-        self._note(ready, started, self._clock() - began)
+        self._note(ready, self._clock() - began)
         # A program's own invoker may return anything.
         self._driver.accepted(*ready, answer if isinstance(answer, str) else "", self._now())
 

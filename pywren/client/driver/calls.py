@@ -92,7 +92,7 @@ class CallRecord:
     phase: Phase = Phase.HELD
     due: float = 0.0
     backup: bool = False
-    attempts: list[AttemptRecord] = field(default_factory=list)
+    attempts: tuple[AttemptRecord, ...] = ()  # a tuple of one is half as large as a list of one
     alone: bool = False
     chunk: ChunkRecord | None = None
 

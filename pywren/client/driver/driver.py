@@ -271,9 +271,9 @@ class Driver:
         if type(call) is ChunkRecord:
             number = call.number
             for one in call.calls.values():
-                one.attempts.append(AttemptRecord(call.plan[one.call_id]))
+                one.attempts += (AttemptRecord(call.plan[one.call_id]),)
         attempt = AttemptRecord(number, backup=call.backup)
-        call.attempts.append(attempt)
+        call.attempts += (attempt,)
         if self.policy.budget is not None:
             self.policy.budget.take(attempt)
         call.backup = False
@@ -310,7 +310,7 @@ class Driver:
         with self._lock:
             self._service.pace.throttled(self._clock())
             call, attempt = self._find(call_id, number)
-            call.attempts.remove(attempt)
+            call.attempts = tuple(one for one in call.attempts if one is not attempt)
             if self.policy.budget is not None:
                 self.policy.budget.give_back(attempt)
             taken = call.phase is Phase.SENT and not any(one.in_flight for one in call.attempts)  # by accept_rest()
@@ -749,7 +749,7 @@ class Driver:
         attempt = call.attempt(number)
         if attempt is None:
             attempt = AttemptRecord(number, sent=self._now())
-            call.attempts.append(attempt)
+            call.attempts += (attempt,)
         return call, attempt
 
     def _note_start(self, call: CallRecord, attempt: AttemptRecord, started_at: float | None, where: str) -> None:

@@ -149,7 +149,7 @@ class CallsetRecord(Share):
         for call in chunk.calls.values():
             self._move_inside(call, phase)
             if phase is Phase.HELD:  # the service was too busy for it
-                call.attempts = [one for one in call.attempts if one.number != chunk.plan[call.call_id]]
+                call.attempts = tuple(one for one in call.attempts if one.number != chunk.plan[call.call_id])
 
     def _move_inside(self, call: CallRecord, phase: Phase) -> None:
         self.inside[call.phase] -= 1

@@ -164,9 +164,9 @@ class LocalCallset:
         held, references = _inputs_of(submission)
         if self._policy.backup:
             self._attempts.watch([one.call_id for index, one in enumerate(futures) if index not in held])
-        # The result of a tiny map may be complete before this assignment. Then _on_results() clears ``_batch`` first
-        # and it is set again here; the cycle is then left to the garbage collector.
-        self._batch = self._pool.submit(
+        # Assigned before the pool has the calls: the result of a tiny map may be complete before add() returns. And
+        # Ctrl-C may come between any two steps here: outstanding() then asks whether the pool has accepted the batch.
+        self._batch = batch = self._pool.prepare(
             _function_of(submission),
             submission.arguments,
             extra_env=submission.extra_env or {},
@@ -182,7 +182,8 @@ class LocalCallset:
             references=references,
             held=held,
         )
-        for index in held:  # after _batch is set, which let_go() needs
+        self._pool.add(batch)
+        for index in held:  # after add(), which let_go() needs
             inputs, as_values = submission.inputs[index], submission.as_values
             self._inputs[index] = inputs
             self._follow(Following(self, create_call_id(index), inputs, as_values=as_values))
@@ -452,7 +453,10 @@ class LocalCallset:
         return False
 
     def outstanding(self) -> list[CallState]:
-        """Return the futures of the calls that have no outcome yet."""
+        """Return the futures of the calls that have no outcome yet, and will get one."""
+        batch = self._batch
+        if batch is None or not batch.is_accepted:
+            return []  # all have ended; or Ctrl-C has kept the calls from the pool, and their futures from the program
         return list(self._futures.values())  # a copy, which is one step: the pump removes entries meanwhile
 
     def withdraw(self, *, record: bool = False) -> int:

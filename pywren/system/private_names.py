@@ -9,6 +9,7 @@ from __future__ import annotations
 import _thread
 import contextlib
 import linecache
+import operator
 import os
 import sys
 import threading
@@ -48,6 +49,21 @@ def futures_logger() -> logging.Logger:
     from concurrent.futures import _base
 
     return _base.LOGGER
+
+
+# -- threading -----------------------------------------------------------------------------------------------
+
+
+class OneStepCondition(threading.Condition):
+    """A condition whose ``with`` statement takes and releases the lock in one step each, as that of a lock does.
+
+    ``threading.Condition`` does both in methods that are written in Python. If Ctrl-C comes on the main thread just as
+    such a method begins, the statement ends with the lock still held.
+    """
+
+    # Python looks both up when the statement begins, before anything is taken, and gets the lock's own methods.
+    __enter__ = property(operator.attrgetter("_lock.__enter__"))
+    __exit__ = property(operator.attrgetter("_lock.__exit__"))
 
 
 # -- joblib --------------------------------------------------------------------------------------------------

@@ -24,7 +24,8 @@
     └── CallError                       a call failed outside the user's own function
         ├── VersionMismatchError
         ├── RuntimeSetupError
-        ├── CallTimeoutError            the call was stopped at ``job_max_runtime``
+        ├── CallTimeoutError            the call was stopped at ``job_max_runtime``, or with ``timeout`` of its map
+        ├── BudgetExceededError         the call was not invoked, because ``budget`` of its map was spent
         ├── CallCancelledError (concurrent.futures.CancelledError)
         ├── WorkerCrashedError
         ├── CallLostError
@@ -44,6 +45,7 @@ from typing import Any
 __all__ = [
     "ArgumentError",
     "BrokenPoolError",
+    "BudgetExceededError",
     "CallCancelledError",
     "CallError",
     "CallLostError",
@@ -275,10 +277,37 @@ class RuntimeSetupError(CallError):
 
 
 class CallTimeoutError(CallError):
-    """The call was stopped at ``job_max_runtime``.
+    """The call was stopped: it ran for ``job_max_runtime``, or had not ended after the ``timeout`` of its map.
 
     This class is not a ``TimeoutError``, because a ``TimeoutError`` means that *you* stopped waiting.
     """
+
+
+class BudgetExceededError(CallError):
+    """The call was not invoked, or not invoked again, because the ``budget`` of its map was spent.
+
+    ``args[1:]`` are the three numbers that the properties return.
+    """
+
+    @property
+    def budget(self) -> float | None:
+        """The budget, in US dollars; ``None`` if it is not known."""
+        return self._number(1)
+
+    @property
+    def spent(self) -> float | None:
+        """What was spent when the map was stopped, in US dollars; ``None`` if it is not known."""
+        return self._number(2)
+
+    @property
+    def not_invoked(self) -> int | None:
+        """How many calls of the map were not invoked; ``None`` if it is not known."""
+        count = self._number(3)
+        return None if count is None else int(count)
+
+    def _number(self, index: int) -> float | None:
+        value = self.args[index] if len(self.args) > index else None
+        return value if isinstance(value, (int, float)) else None
 
 
 class CallCancelledError(CallError, concurrent.futures.CancelledError):
@@ -319,6 +348,7 @@ WORKER_ERRORS: Mapping[str, type[PywrenError]] = {
         VersionMismatchError,
         RuntimeSetupError,
         CallTimeoutError,
+        BudgetExceededError,
         CallCancelledError,
         WorkerCrashedError,
         CallLostError,

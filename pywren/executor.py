@@ -15,6 +15,7 @@ from pywren.client.arguments import MapOptions
 from pywren.client.call_output import show_output as show_output_of
 from pywren.client.call_state import CallState
 from pywren.client.callset import Callset, Submission
+from pywren.client.driver.budget import Budget
 from pywren.client.driver.capacity import USUAL_CONCURRENCY
 from pywren.client.driver.policy import Policy
 from pywren.client.grouping import members_by_group
@@ -25,7 +26,7 @@ from pywren.client.routes import make_dispatcher
 from pywren.client.staging import StagedDispatcher, agg_data
 from pywren.client.typevars import A, HasOutcome, T
 from pywren.client.verbs import MoreVerbs
-from pywren.cloud.prices import billing_of
+from pywren.cloud.prices import billing_of, tariff_of
 from pywren.display import progress as bars
 from pywren.exceptions import ArgumentError, StorageError
 from pywren.future import ResponseFuture
@@ -98,6 +99,7 @@ class Executor(MoreVerbs):
         self._retry_on: tuple[type[BaseException], ...] = self.__dict__.get("_retry_on", ())
         self._max_concurrency: int | None = wrenconfig.setting(config, "scheduler.max_concurrency")
         self._concurrency: int | None = wrenconfig.setting(config, "lambda.concurrency")
+        self._said: set[str] = set()
         self._progress: bars.Choice = wrenconfig.setting(config, "scheduler.progress")
         bars.from_environment()  # a wrong value is refused here rather than in the middle of a wait
         self.serializer = _make_serializer(self._calls_to, self.runtime_meta_info)
@@ -197,6 +199,10 @@ class Executor(MoreVerbs):
         name: str | None = None,
         progress: bool | str = "auto",
         show_output: bool = False,
+        job_max_runtime: float | None = None,
+        memory: int | None = None,
+        timeout: float | None = None,
+        budget: float | None = None,
     ) -> list[ResponseFuture[T]]: ...
 
     def map(
@@ -217,6 +223,10 @@ class Executor(MoreVerbs):
         name: str | None = None,
         progress: bool | str = "auto",
         show_output: bool = False,
+        job_max_runtime: float | None = None,
+        memory: int | None = None,
+        timeout: float | None = None,
+        budget: float | None = None,
     ) -> list[ResponseFuture]:
         """Call a function once for every item, each call on its own worker.
 
@@ -241,14 +251,24 @@ class Executor(MoreVerbs):
                 which leaves it to ``PYWREN_PROGRESS`` and ``scheduler.progress``; see ``pywren.wait``.
             show_output: print what each call has printed (up to 32 KB of each stream) as soon as its outcome is known,
                 each line with the ids of callset and call.
+            job_max_runtime: seconds after which each of these calls is stopped, since it began; by default, the
+                executor's.
+            memory: megabytes that each call needs. The memory of a Lambda function is set when it is deployed, so more
+                than it has is an error. Elsewhere this has no effect.
+            timeout: seconds after which all calls that have not ended are stopped, since the map was submitted, if the
+                program still runs then. They end with a ``CallTimeoutError``.
+            budget: what the calls may cost, in US dollars. When it is spent, calls that were not invoked end with a
+                ``BudgetExceededError``, and no call is tried again; those in flight go on. What calls in flight cost is
+                estimated. On this machine, and with a dummy executor, this has no effect.
 
         Returns:
             One future for each item, in order; ``[]`` for no items.
 
         Raises:
             ArgumentError: there are more items than ``scheduler.map_item_limit`` or 10,000,000, ``extra_meta``
-                clashes with a member of the payload or cannot be encoded as JSON, or a payload is too large. This error
-                is a ``ValueError``; nothing was invoked.
+                clashes with a member of the payload or cannot be encoded as JSON, a payload is too large, or
+                ``memory`` is more than there is. This error is a ``ValueError``; nothing was invoked.
+            ConfigError: ``budget`` is given, and a price is unknown; nothing was invoked.
             SerializationError: the function or an item cannot be sent; nothing was invoked.
             StorageError: something could not be stored; nothing was invoked.
             InvocationError: a call was refused.
@@ -263,7 +283,13 @@ class Executor(MoreVerbs):
             "progress": bars.preferred(progress, self._progress),
             "show_output": show_output,
         }
-        policy = self._policy(retries, retry_on, backup)
+        limits: dict[str, Any] = {
+            "job_max_runtime": job_max_runtime,
+            "memory": memory,
+            "timeout": timeout,
+            "budget": budget,
+        }
+        policy = self._policy(retries, retry_on, backup, **limits)
         return self._submit(func, items, extra_env, extra_meta, exclude_modules, options, policy)
 
     @overload
@@ -278,6 +304,9 @@ class Executor(MoreVerbs):
         retry_on: type[BaseException] | Iterable[type[BaseException]] | None = None,
         name: str | None = None,
         show_output: bool = False,
+        job_max_runtime: float | None = None,
+        memory: int | None = None,
+        timeout: float | None = None,
     ) -> ResponseFuture[T]: ...
 
     @overload
@@ -292,6 +321,9 @@ class Executor(MoreVerbs):
         retry_on: type[BaseException] | Iterable[type[BaseException]] | None = None,
         name: str | None = None,
         show_output: bool = False,
+        job_max_runtime: float | None = None,
+        memory: int | None = None,
+        timeout: float | None = None,
     ) -> ResponseFuture[T]: ...
 
     def call_async(
@@ -305,6 +337,9 @@ class Executor(MoreVerbs):
         retry_on: type[BaseException] | Iterable[type[BaseException]] | None = None,
         name: str | None = None,
         show_output: bool = False,
+        job_max_runtime: float | None = None,
+        memory: int | None = None,
+        timeout: float | None = None,
     ) -> ResponseFuture:
         """Call a function once, on a worker.
 
@@ -317,11 +352,15 @@ class Executor(MoreVerbs):
             retry_on: see ``map``.
             name: see ``map``.
             show_output: see ``map``.
+            job_max_runtime: see ``map``.
+            memory: see ``map``.
+            timeout: see ``map``.
 
         Raises:
             PywrenError: as for ``map``.
         """
-        options, policy = {"name": name, "show_output": show_output}, self._policy(retries, retry_on)
+        limits: dict[str, Any] = {"job_max_runtime": job_max_runtime, "memory": memory, "timeout": timeout}
+        options, policy = {"name": name, "show_output": show_output}, self._policy(retries, retry_on, **limits)
         return self._submit(func, [data], extra_env, extra_meta, options=options, policy=policy)[0]
 
     def reduce(
@@ -401,6 +440,10 @@ class Executor(MoreVerbs):
         *,
         retries: int | None = None,
         retry_on: type[BaseException] | Iterable[type[BaseException]] | None = None,
+        job_max_runtime: float | None = None,
+        memory: int | None = None,
+        timeout: float | None = None,
+        budget: float | None = None,
     ) -> list[ResponseFuture]:
         """Call a function for every item, and another function with the list of the results, each on a worker.
 
@@ -417,6 +460,10 @@ class Executor(MoreVerbs):
             extra_meta: further members for the payloads.
             retries: see ``map``.
             retry_on: see ``map``.
+            job_max_runtime: see ``map``.
+            memory: see ``map``.
+            timeout: see ``map``; it holds for all calls, and counts from now.
+            budget: see ``map``; it is one sum for all calls.
 
         Returns:
             One future for each group, in the order in which the groups first appear among the items. Without
@@ -429,7 +476,13 @@ class Executor(MoreVerbs):
         arguments.check_callable(reduce_func)
         items = arguments.consume(iterdata, self.map_item_limit)
         members = members_by_group(items, groups)
-        policy = self._policy(retries, retry_on)
+        limits: dict[str, Any] = {
+            "job_max_runtime": job_max_runtime,
+            "memory": memory,
+            "timeout": timeout,
+            "budget": budget,
+        }
+        policy = self._policy(retries, retry_on, **limits)
         mapped = self._submit(func, items, extra_env, extra_meta, policy=policy)
         inputs = [[mapped[index] for index in indices] for indices in members]
         return self._submit(Reduction(reduce_func), inputs, extra_env, extra_meta, policy=policy)
@@ -733,7 +786,7 @@ class Executor(MoreVerbs):
             warn_of_skew(mentions, self.runtime_meta_info)
         awaited = inputs.by_argument(len(pickled))
         policy = policy or self._policy()
-        max_runtime = min(self.job_max_runtime, dispatcher.longest_runtime)
+        max_runtime = min(policy.job_max_runtime, dispatcher.longest_runtime)
         if (
             type(func) in (Application, Initialized)
             and len(pickled) == 1
@@ -795,8 +848,23 @@ class Executor(MoreVerbs):
             # lock.
             call_state.tell_when_ended(future, kept.discard)
 
-    def _policy(self, retries: Any = None, retry_on: Any = None, backup: bool = False) -> Policy:
+    def _policy(
+        self,
+        retries: Any = None,
+        retry_on: Any = None,
+        backup: bool = False,
+        *,
+        job_max_runtime: Any = None,
+        memory: Any = None,
+        timeout: Any = None,
+        budget: Any = None,
+    ) -> Policy:
         """Return what the driver may do, from the arguments of a map and the settings."""
+        longest = self.job_max_runtime
+        if job_max_runtime is not None:
+            longest = arguments.checked_runtime(job_max_runtime, self._dispatcher.longest_runtime)
+        if memory is not None:
+            self._check_memory(arguments.checked_memory(memory))
         if retry_on is None and retries is not None:
             retry_on = self._retry_on or Exception
         return Policy(
@@ -805,7 +873,47 @@ class Executor(MoreVerbs):
             backup=bool(backup),
             max_concurrency=self._max_concurrency,
             concurrency=self._concurrency,
+            job_max_runtime=longest,
+            timeout=None if timeout is None else arguments.checked_timeout(timeout),
+            budget=None if budget is None else self._budget(arguments.checked_budget(budget), longest),
         )
+
+    def _budget(self, dollars: float, job_max_runtime: float) -> Budget | None:
+        """Return the budget of a map; ``None`` where calls cost nothing.
+
+        Raises:
+            ArgumentError: what the workers cost is unknown.
+            ConfigError: a price is unknown.
+        """
+        if self._calls_to.runs_here:
+            self._say_once("budget= has no effect: calls of this executor run on this machine, and cost nothing")
+            return None
+        if self._calls_to.function_name is None:
+            raise ArgumentError(
+                "budget: what the workers of this executor cost is unknown, because instances are paid for by the hour "
+                "and not by the call. Limit how many there are, or how long they wait for calls. Nothing was invoked"
+            )
+        billing = billing_of(self.config, self.invoker.config().get("region_name"))
+        return Budget(dollars, tariff_of(billing, self.config, job_max_runtime))
+
+    def _check_memory(self, megabytes: int) -> None:
+        """Raise ``ArgumentError`` if calls have less memory than that, as far as it is known."""
+        name = self._calls_to.function_name
+        if name is None:
+            self._say_once("memory= has no effect: pywren limits no memory of calls on workers that are not on Lambda")
+            return
+        has = self._calls_to.deployed_memory() or int(wrenconfig.setting(self.config, "lambda.memory"))
+        if megabytes > has:
+            raise ArgumentError(
+                f"memory is {megabytes:,}, but the Lambda function {name} has {has:,} MB: write `memory: {megabytes}` "
+                "into the section `lambda` of the configuration, and run `pywren deploy_lambda`. Nothing was invoked"
+            )
+
+    def _say_once(self, text: str) -> None:
+        # Two threads may both say it.
+        if text not in self._said:
+            self._said.add(text)
+            logger.info("%s", text)
 
     def _stage_calls(self) -> StagedDispatcher:
         """Return a dispatcher that stages calls, even if the calls of this executor usually stay in memory."""

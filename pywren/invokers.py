@@ -16,12 +16,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pywren.aws.per_process import PerProcess
 from pywren.client.local_worker import LocalWorker, Payload, run_payloads
 from pywren.client.protocols import Invoker
-from pywren.exceptions import ArgumentError
+from pywren.exceptions import ArgumentError, PywrenError
 from pywren.wire.call import ASYNC_PAYLOAD_LIMIT
 from pywren.wire.keys import function_name
 
@@ -91,6 +91,16 @@ class LambdaInvoker(Invoker):
         """The function's name, even if it was given as an ARN or with a qualifier."""
         return function_name(self.lambda_function_name)
 
+    def deployed_memory(self) -> int | None:
+        """Ask Lambda how many megabytes the function has; ``None`` if it has no answer, or may not be asked."""
+        try:
+            found = self.aws.function_config(self.lambda_function_name)
+        except PywrenError as error:
+            logger.debug("the memory of the function %s is not known: %s", self.lambda_function_name, error)
+            return None
+        size = (found or {}).get("MemorySize")
+        return size if isinstance(size, int) else None
+
     def invoke(self, payload: Payload) -> str:
         """Start one call.
 
@@ -136,6 +146,10 @@ class DummyInvoker(Invoker):
     may_repeat = False  # a program calls run_jobs() once, and then expects all outcomes
 
     TIME_LIMIT = False  # kept only for programs written for 0.4
+
+    # The calls that this process has run. A poll that ran a moment before does not find a status that was just written.
+    # Shared by all, because a call may follow those of another dummy executor.
+    _ran: ClassVar[set[Ids]] = set()
 
     def __init__(self) -> None:
         self.payloads: list[Payload] = []
@@ -189,13 +203,14 @@ class DummyInvoker(Invoker):
             DecodeError: a payload was not valid; the other calls have run.
         """
         # Take them all first: a payload that another thread adds while these run stays for the next run_jobs().
-        self._let_go(frozenset())
+        self._let_go()
         first = self._take(MAXJOBS)
         left = MAXJOBS - len(first)
 
         def followers(ran: Sequence[Payload]) -> list[Payload]:
             nonlocal left
-            taken = self._take(left if MAXJOBS >= 0 else -1, self._let_go(frozenset(map(_call_of, ran))))
+            self._ran.update(map(_call_of, ran))
+            taken = self._take(left if MAXJOBS >= 0 else -1, self._let_go())
             left -= len(taken)
             return taken
 
@@ -224,15 +239,11 @@ class DummyInvoker(Invoker):
                     taken.append(payload)
         return taken
 
-    def _let_go(self, ran: frozenset[Ids]) -> frozenset[Ids]:
-        """Let the calls go whose inputs have ended, and return them when their payloads are kept here.
-
-        Args:
-            ran: the calls that have just run.
-        """
+    def _let_go(self) -> frozenset[Ids]:
+        """Let the calls go whose inputs have ended, and return them when their payloads are kept here."""
         gone: set[Ids] = set()
         for one in list(self._following):
-            if one.is_due(ran):
+            if one.is_due(self._ran):
                 with suppress(ValueError):  # of two threads, the one that removes it decides
                     self._following.remove(one)
                     if one.decide():

@@ -109,3 +109,17 @@ def change(array: Any) -> float:
     """Change an array, and return the number that is now in it."""
     array[0] = 7
     return float(array[0])
+
+
+def type_of(value: Any) -> type:
+    return type(value)
+
+
+class Placed:
+    """Notes the thread on which it was unpickled."""
+
+    def __init__(self) -> None:
+        self.thread: int | None = None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.thread = threading.get_ident()

@@ -83,7 +83,8 @@ def pytest_runtest_teardown(item: pytest.Item) -> None:
     """
     for value in getattr(getattr(item, "callspec", None), "params", {}).values():
         if isinstance(value, BaseException):
-            value.__traceback__ = value.__context__ = None
+            for kept in ("__traceback__", "__context__"):
+                BaseException.__setattr__(value, kept, None)  # a frozen exception would refuse
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -115,7 +115,7 @@ def _test_case(mixin: type, where: type[OnThisMachine]) -> type[unittest.TestCas
 
 TEST_CASES = [
     *[_test_case(_found(name), OnThisMachine) for name in MIXINS],
-    *[pytest.mark.moto(_test_case(_found(name), OnLambda)) for name in MIXINS_ON_LAMBDA],
+    *[pytest.mark.thorough(pytest.mark.moto(_test_case(_found(name), OnLambda))) for name in MIXINS_ON_LAMBDA],
 ]
 globals().update({case.__name__: case for case in TEST_CASES})
 

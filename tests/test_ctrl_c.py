@@ -44,8 +44,8 @@ WAITS = {
     """,
     "result": "[future.result() for future in pwex.map(held, addresses)]",
     "exception": "pwex.map(held, addresses)[-1].exception(500)",
-    "reduce": "pwex.reduce(both, pwex.map(held, addresses))",
-    "map of futures": "pwex.map(both, [[pwex.call_async(held, addresses[0])]])",
+    "reduce": "pwex.reduce(both, pwex.map(held, addresses)).result()",
+    "map of futures": "pywren.wait(pwex.map(both, [[pwex.call_async(held, addresses[0])]]))",
     "PoolExecutor": "list(pywren.PoolExecutor(pwex).map(held, addresses))",
     "with PoolExecutor": """
         with pywren.PoolExecutor(pwex) as pool:

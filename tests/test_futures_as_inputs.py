@@ -330,6 +330,7 @@ def test_values_of_another_storage(ready, pool, tmp_path):
     with executors.make("local", tmp_path) as elsewhere:
         firsts = [other.executor.call_async(abs, -1), elsewhere.call(hostile.returns_much, 2_000_000)]
         other.run()
+        pywren.wait(firsts[1:], timeout=WAIT)  # run_jobs() of a dummy executor does not wait for calls elsewhere
         following = pool.submit(lambda one, many: one + len(many), *firsts)
         back = pywren.PoolExecutor(executor=elsewhere.executor).submit(operator.add, following, 1)
         ready.run()
@@ -539,6 +540,34 @@ def test_a_forked_process(ready, pool, presence):
     assert os.waitpid(child, 0)[1] == 0
     presence.let_go()
     assert following.result(WAIT) is False
+
+
+@pytest.mark.parametrize("is_another", [False, True], ids=["same", "another executor"])
+def test_an_input_that_only_the_held_call_needs(ready, presence, is_another):
+    """The program drops the input, and the garbage collector runs: the call gets its value all the same."""
+    if ready.kind == "dummy":
+        pytest.skip("the program runs the calls")
+    follower = pywren.local_executor() if is_another else ready.executor
+    first = held(ready, presence)
+    following = follower.submit(operator.not_, first)
+    del first
+    gc.collect()
+    assert presence.wait()
+    presence.let_go()
+    assert following.result(WAIT) is False
+
+
+def test_an_input_is_freed_when_the_program_drops_it(ready, pool, presence):
+    """Nothing keeps a result that other calls have used, not even until the garbage collector runs."""
+    if ready.kind == "dummy":
+        pytest.skip("the program runs the calls")
+    first = held(ready, presence)
+    following = pool.submit(operator.not_, first)
+    assert presence.wait()
+    presence.let_go()
+    assert following.result(WAIT) is False
+    assert first.result(WAIT) == "on time"
+    assert not [one for one in first._installed or () if type(one).__name__.endswith("Teller")]
 
 
 def test_a_pickled_future_of_a_call_that_is_held(ready, pool, presence):

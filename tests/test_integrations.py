@@ -13,6 +13,7 @@ import textwrap
 import threading
 from pathlib import Path
 
+import callees
 import dask
 import dask.bag
 import executors
@@ -118,22 +119,12 @@ def test_pieces_of_an_array(executor):
 # -- asyncio ---------------------------------------------------------------------------------------------------
 
 
-class Placed:
-    """Notes the thread on which it was unpickled."""
-
-    def __init__(self):
-        self.thread = None
-
-    def __setstate__(self, state):
-        self.thread = threading.get_ident()
-
-
 @pytest.mark.parametrize("kind", ["local", pytest.param("lambda", marks=pytest.mark.moto)])
 def test_results_are_unpickled_away_from_the_event_loop(kind, tmp_path):
     """Small and large results; the thread of the loop only gets them."""
 
     def make(size):
-        return Placed(), b"x" * size
+        return callees.Placed(), b"x" * size
 
     async def main(executor):
         return await asyncio.gather(*executor.map(make, [10, 2_000_000]))
@@ -256,7 +247,7 @@ PAGE = (ROOT / "docs" / "integrations.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^## (.*?)$.*?^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("program", [program for _, program in BLOCKS], ids=[title for title, _ in BLOCKS])
 def test_a_program_of_the_page_runs(program, tmp_path):
     """Each section's program runs as it is, on this machine."""

@@ -15,14 +15,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse
-from callees import add_one, change, fail_at, square, total
+from callees import add_one, change, fail_at, square, total, type_of
 from executors import Presence
 from hostile import waits_to_go_on
 from joblib import Parallel, delayed
 
 import pywren
 import pywren.joblib
-from pywren.client import pool_executor
+from pywren.client import large_arguments, pool_executor
 from pywren.exceptions import ArgumentError, SerializationError, WorkerCrashedError
 
 LARGE = 200_000  # numbers of 8 bytes are more than joblib's limit of 1 MB
@@ -246,7 +246,7 @@ LARGE_ARGUMENTS = {
     "view": np.arange(2 * LARGE, dtype=float)[::2],
     "frame": pd.DataFrame({"x": np.arange(LARGE), "word": ["a", "b"] * (LARGE // 2)}),
     "series": pd.Series(np.arange(LARGE)),
-    "sparse": scipy.sparse.random(2000, 2000, 0.1, format="csr", rng=0),
+    "sparse": scipy.sparse.csr_matrix(np.random.default_rng(0).random((2000, 2000)) > 0.9, dtype=float),
 }
 
 
@@ -298,10 +298,26 @@ def test_large_arguments_that_travel_with_their_calls():
     """What only pywren can pickle, and what only one call needs, is sent with the call."""
     odd = np.zeros(LARGE).view(Odd)
     words = np.array([object] * LARGE)
-    assert Parallel()(delayed(type)(odd) for _ in range(3)) == [Odd] * 3
+    assert Parallel()(delayed(type_of)(odd) for _ in range(3)) == [Odd] * 3
     assert Parallel()(delayed(len)(words) for _ in range(3)) == [LARGE] * 3
     own = Parallel()(delayed(total)(np.full(LARGE, n, dtype=float), n) for n in range(4))
     assert [one[0] for one in own] == [float(n * LARGE) for n in range(4)]
+
+
+def test_a_forked_process_leaves_the_files_of_its_parent():
+    """Only the process that wrote large arguments removes them."""
+    files = large_arguments._Files()
+    path, _ = files.write([memoryview(b"large")])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # this process has threads
+        child = os.fork()
+    if child == 0:
+        files.close()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.path.exists(path)
+    files.close()
+    assert not os.path.exists(path)
 
 
 # -- scikit-learn ----------------------------------------------------------------------------------------------
@@ -373,6 +389,7 @@ def test_an_estimator_of_the_script(data):
 
 
 @pytest.mark.moto
+@pytest.mark.thorough
 @pytest.mark.usefixtures("on_lambda")
 def test_a_run_on_lambda():
     """Results come in order, and an exception with the traceback of the worker."""
@@ -385,6 +402,7 @@ def test_a_run_on_lambda():
 
 
 @pytest.mark.moto
+@pytest.mark.thorough
 @pytest.mark.usefixtures("on_lambda")
 @pytest.mark.parametrize("name", ["array", "frame"])
 def test_large_arguments_on_lambda(name):

@@ -36,7 +36,7 @@ def check(*command: str) -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
 def test_mypy(platform: str, tmp_path: Path) -> None:
     """mypy accepts what is right, and rejects what is wrong. ``--strict`` includes ``--warn-unused-ignores``."""
@@ -46,7 +46,7 @@ def test_mypy(platform: str, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "options",
     [
@@ -60,7 +60,7 @@ def test_the_package_on_other_platforms(options: list[str], tmp_path: Path) -> N
     check("mypy", f"--cache-dir={tmp_path}", *options)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.skipif(not HAS_PYRIGHT, reason="needs basedpyright")
 @pytest.mark.parametrize("platform", ["Linux", "Darwin", "Windows"])
 def test_pyright(platform: str) -> None:

@@ -38,6 +38,10 @@ class MapOptions(TypedDict, total=False):
     name: str | None
     progress: bool | str
     show_output: bool
+    job_max_runtime: float | None
+    memory: int | None
+    timeout: float | None
+    budget: float | None
 
 
 def consume(iterdata: Iterable[Any], limit: int | None) -> list[Any]:
@@ -68,10 +72,7 @@ def checked_runtime(seconds: float, longest: float) -> float:
     Raises:
         ArgumentError: ``seconds`` is not a positive number, or exceeds ``longest``.
     """
-    number = math.nan
-    if not isinstance(seconds, (str, bytes, bool)):
-        with suppress(TypeError, ValueError, OverflowError):
-            number = float(seconds)
+    number = _number(seconds)
     if not 0 < number <= longest:
         raise ArgumentError(
             f"job_max_runtime is {seconds!r}; it must be the number of seconds after which a call is stopped, for "
@@ -80,16 +81,74 @@ def checked_runtime(seconds: float, longest: float) -> float:
     return seconds if isinstance(seconds, int) else number  # JSON cannot encode numpy's numbers
 
 
+def checked_timeout(seconds: Any) -> float:
+    """Return the ``timeout`` of a map as a ``float``.
+
+    Raises:
+        ArgumentError: it is not a positive number.
+    """
+    number = _number(seconds)
+    if not number > 0:
+        raise ArgumentError(
+            f"timeout is {seconds!r}; it must be the number of seconds after which calls that have not ended are "
+            "stopped, for example 600. Nothing was invoked"
+        )
+    return number
+
+
+def checked_budget(dollars: Any) -> float:
+    """Return the ``budget`` of a map as a ``float``.
+
+    Raises:
+        ArgumentError: it is not a positive, finite number.
+    """
+    number = _number(dollars)
+    if not 0 < number < math.inf:
+        raise ArgumentError(
+            f"budget is {dollars!r}; it must be what the map may cost in US dollars, for example 5.00. "
+            "Nothing was invoked"
+        )
+    return number
+
+
+def checked_memory(megabytes: Any) -> int:
+    """Return the ``memory`` of a map as an ``int``.
+
+    Raises:
+        ArgumentError: it is not a whole number, or is below 1.
+    """
+    number = _whole(megabytes)
+    if number < 1:
+        raise ArgumentError(
+            f"memory is {megabytes!r}; it must be how many megabytes each call needs, a whole number such as 1024. "
+            "Nothing was invoked"
+        )
+    return number
+
+
+def _number(value: Any) -> float:
+    """Return a number, even one of NumPy's, as a ``float``; ``nan`` for anything else."""
+    if not isinstance(value, (str, bytes, bool)):
+        with suppress(TypeError, ValueError, OverflowError):
+            return float(value)
+    return math.nan
+
+
+def _whole(value: Any) -> int:
+    """Return a whole number, even one of NumPy's, as an ``int``; -1 for anything else."""
+    if not isinstance(value, (str, bytes, bool)):
+        with suppress(TypeError, ValueError):
+            return operator.index(value)
+    return -1
+
+
 def checked_retries(retries: Any) -> int:
     """Return ``retries`` as an ``int``.
 
     Raises:
         ArgumentError: it is not a whole number, or is below 0 or above 100.
     """
-    number = -1
-    if not isinstance(retries, (str, bytes, bool)):
-        with suppress(TypeError, ValueError):
-            number = operator.index(retries)
+    number = _whole(retries)
     if not 0 <= number <= MOST_RETRIES:
         raise ArgumentError(f"retries is {retries!r}; it must be a whole number from 0 to {MOST_RETRIES}")
     return number
@@ -101,10 +160,7 @@ def checked_window(window: Any) -> int:
     Raises:
         ArgumentError: it is not a whole number, or is below 1.
     """
-    number = 0
-    if not isinstance(window, (str, bytes, bool)):
-        with suppress(TypeError, ValueError):
-            number = operator.index(window)
+    number = _whole(window)
     if number < 1:
         raise ArgumentError(f"window is {window!r}; it must be a whole number above 0: how many calls to make ahead")
     return number

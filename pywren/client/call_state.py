@@ -199,6 +199,10 @@ def _end(future: CallState, verdict: Verdict) -> bool:
 def _notify_all(future: CallState, waiters: Sequence[Any]) -> None:
     for waiter in waiters:
         _notify(waiter, future)
+    if future._installed and any(isinstance(waiter, _Teller) for waiter in waiters):
+        # What a teller calls may refer to the future: as a cycle, the two would keep a big result until the garbage
+        # collector runs. The standard library removes its own waiters, and expects to find them.
+        future._installed[:] = [waiter for waiter in future._installed if not isinstance(waiter, _Teller)]
 
 
 def _notify(waiter: Any, future: CallState) -> None:

@@ -104,7 +104,7 @@ class Following:
         """Ask the storages of the inputs, and tell whether all inputs have ended.
 
         Args:
-            ran: calls that are known to have ended; inputs that are among them are waited for.
+            ran: calls that have run; inputs that are among them are waited for.
         """
         waiting.await_all([one for one in self.inputs if (one.callset_id, one.call_id) in ran], _STATUS_SECONDS)
         waiting.poll([one for one in self.inputs if not call_state.has_ended(one)])

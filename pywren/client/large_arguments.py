@@ -136,7 +136,7 @@ class _Files:
     def __init__(self) -> None:
         self._directory = private_directory()
         lock = hold_directory(self._directory)
-        self._close = weakref.finalize(self, _remove, self._directory, lock)
+        self._close = weakref.finalize(self, _remove, os.getpid(), self._directory, lock)
         self._count = 0
 
     def write(self, buffers: Sequence[memoryview]) -> tuple[str, list[Span]]:
@@ -157,6 +157,7 @@ class _Files:
         self._close()
 
 
-def _remove(directory: str, lock: int) -> None:
-    remove_directory(directory)
+def _remove(pid: int, directory: str, lock: int) -> None:
+    if pid == os.getpid():  # finalizers run in a forked child, too
+        remove_directory(directory)
     os.close(lock)

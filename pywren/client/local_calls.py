@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pywren.client import call_state, waiting
 from pywren.client.call_state import CallState
 from pywren.client.callset import Callset, Submission
-from pywren.client.driver.policy import Policy
+from pywren.client.driver.policy import Policy, too_late
 from pywren.client.ends import store_outcome
 from pywren.client.following import Following, must_follow
 from pywren.client.local_attempts import LocalAttempts
@@ -41,6 +41,7 @@ from pywren.client.protocols import Invoker, Recipe
 from pywren.client.verdict import Verdict, cancelled_with, encoded, of_result, outcomes_of, traceback_of, unexpected
 from pywren.exceptions import (
     CallCancelledError,
+    CallError,
     CallLostError,
     PywrenError,
     ResultSerializationError,
@@ -127,10 +128,14 @@ class LocalCallset:
         self._sent: _Sent | None = None
         self._policy = policy
         self._follow = follow
+        self._deadline = math.inf if policy.timeout is None else time.monotonic() + policy.timeout
         self._attempts = LocalAttempts(callset, policy)
         # Strong references, unlike in StagedCallset: the pool reports every call anyway, and the report removes the
         # entry.
         self._futures: dict[int, CallState] = {}
+        # What calls that are held wait for. The origin of an input may keep it only weakly, and the program may have
+        # dropped it. Each step is one operation of the dictionary.
+        self._inputs: dict[int, Sequence[CallState]] = {}
         # Held by a thread that adds a call, so that the indices here and in the pool agree. No thread waits for it.
         self._joining = threading.Lock()
         self._joins_until = 0.0
@@ -169,12 +174,13 @@ class LocalCallset:
             show_output=show_output,
             repeats=self._attempts.repeats,
             most_processes=self._policy.max_concurrency,
-            on_tick=self._on_tick if self._policy.backup else None,
+            on_tick=self._on_tick if self._policy.backup or self._deadline < math.inf else None,
             references=references,
             held=held,
         )
         for index in held:  # after _batch is set, which let_go() needs
             inputs, as_values = submission.inputs[index], submission.as_values
+            self._inputs[index] = inputs
             self._follow(Following(self, create_call_id(index), inputs, as_values=as_values))
         self._sent = _Sent.of(submission)  # done last, because the calls are already running
         if len(futures) == 1 and not (
@@ -223,6 +229,7 @@ class LocalCallset:
     def let_go(self, call_id: str, inputs: Sequence[CallState]) -> bool:
         """Have the pool run a call that was held. Return False if it was cancelled meanwhile."""
         batch = self._batch
+        self._inputs.pop(int(call_id), None)
         if batch is None or int(call_id) not in self._futures:
             return False
         # Here, and not on the thread that settles an input: pickling an outcome may run the user's code.
@@ -250,6 +257,7 @@ class LocalCallset:
 
     def _end(self, call_id: str, verdict: Verdict) -> None:
         batch, index = self._batch, int(call_id)
+        self._inputs.pop(index, None)
         one = self._futures.pop(index, None)  # as in _on_results(): cancel() may be faster
         if one is None:
             return
@@ -316,7 +324,10 @@ class LocalCallset:
 
     def _on_tick(self, _: int) -> None:
         # On the pump's thread.
-        if self._pool.has_idle():
+        if time.monotonic() >= self._deadline:
+            for one in self.outstanding():
+                self._stop(one, too_late(self._policy))
+        elif self._policy.backup and self._pool.has_idle():
             self._attempts.start_backups(self._back_up)
 
     def _back_up(self, call_id: str) -> int | None:
@@ -437,11 +448,16 @@ class LocalCallset:
         return sum(self._cancel(one, running=False) for one in reversed(self.outstanding()))
 
     def _cancel(self, target: CallState, *, running: bool = True) -> bool:
+        return self._stop(target, CallCancelledError("the call was cancelled"), running=running) and target.cancelled()
+
+    def _stop(self, target: CallState, error: CallError, *, running: bool = True) -> bool:
+        """End a call with an error, even if a process runs it. Return False if the call has ended, or may go on."""
         index = int(target.call_id)
         batch = self._batch
         if batch is None or not self._pool.cancel(batch, index, running=running):
             return False
-        error = CallCancelledError("the call was cancelled", call_id=target.call_id, callset_id=self.callset.id)
+        self._inputs.pop(index, None)
+        error.call_id, error.callset_id = target.call_id, self.callset.id
         result = RunResult(None, None, failure=Failure.of(error), returncode=None)
         # The pool reports nothing more about this call, unless it already has a result: then settle() decides.
         # The pool still reports this call, as cancelled or with whatever else ended its process first. If the pump pops
@@ -450,9 +466,9 @@ class LocalCallset:
         self._attempts.cancelled(target.call_id)
         self.callset.note_failure(target.call_id, error)
         call_state.settle([(target, Verdict(None, error, result, time.time()))])
-        # Another process may be waiting for this call: it learns of the cancellation from the stored status.
+        # Another process may be waiting for this call: it learns of the end from the stored status.
         self._store_if_known(target)
-        return target.cancelled()
+        return True
 
     def run_status(self, target: CallState) -> dict[str, Any] | None:
         """Return the status that a worker would have written to a storage."""
@@ -614,7 +630,7 @@ class LocalCallset:
         # after_in_child hooks run in the order of registration, on the only thread that the child has. So take no lock
         # that a later hook replaces: settle() takes only the condition that has just been replaced, as no callbacks are
         # left.
-        lost, self._futures = self._futures, {}
+        lost, self._futures, self._inputs = self._futures, {}, {}
         call_state.forget_parent_threads(self.callset.condition, lost.values())
         text = "the call belongs to the process from which this process was forked; only that process gets the result"
         call_state.settle(

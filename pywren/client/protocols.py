@@ -60,6 +60,10 @@ class Invoker:
         """The Lambda function whose records report failed calls; ``None`` when calls run elsewhere."""
         return None
 
+    def deployed_memory(self) -> int | None:
+        """Return how many megabytes of memory each call has; ``None`` if that is not known. It may send a request."""
+        return None
+
     @property
     def pool(self) -> LocalPool | None:
         """The pool of this machine that runs the calls, if any. Calls may go directly to it, without a storage."""

@@ -37,7 +37,7 @@ from pywren.client import call_state, waiting
 from pywren.client.belief import Findings, Sign
 from pywren.client.call_state import CallState
 from pywren.client.callset import Callset
-from pywren.client.driver.driver import Attempt, Driver, Ready
+from pywren.client.driver.driver import Attempt, Driver, Ready, Stop
 from pywren.client.driver.record import Counts
 from pywren.client.driver.retrying import Over
 from pywren.client.ends import End, Ends, store_outcome, with_attempts
@@ -51,9 +51,11 @@ from pywren.client.protocols import Recipe
 from pywren.client.silence import Silence
 from pywren.client.trouble import Trouble
 from pywren.client.verdict import Verdict, cancelled_with, encoded, name_attempts, of_status, traceback_of, unexpected
+from pywren.cloud.prices import Usage, measured
 from pywren.exceptions import (
     CallCancelledError,
     CallLostError,
+    CallTimeoutError,
     IntegrityError,
     PywrenError,
     StorageError,
@@ -221,9 +223,7 @@ class StagedCallset:
         if self.driver is None or self._invocations is None or not self.driver.let_go(call_id):
             return False
         if not self._invocations.wake():
-            self._monitor.watch(
-                self, FIRST_POLL
-            )  # the threads that invoke may just be about to end: a poll looks again
+            self._monitor.watch(self, FIRST_POLL)  # the threads that invoke may be about to end: a poll looks again
         return True
 
     def end_like(self, call_id: str, failed: CallState) -> None:
@@ -345,19 +345,27 @@ class StagedCallset:
         self._withdrawn = True  # without the lock, and first: if Ctrl-C comes below, a poll does the rest
         taken = {*self.driver.drop_held(), *self._invocations.withdraw()}
         ends = [self._ends.status(call_id, Failure.of(_withdrawal())) for call_id in taken]
+        self._end_uninvoked(ends, record=record)
+        return len(ends)
+
+    def _end_uninvoked(self, ends: Sequence[Status], *, record: bool = False) -> None:
+        """Settle calls that no worker has, and write their statuses, for which another process may wait."""
         self._settle({status.call_id: self._verdict_of(End(status)) for status in ends})
         if record:
             for_each(self._ends.write, ends, self._looker.threads)
         elif ends:
             # Daemon: Ctrl-C usually ends the program, which must not wait for thousands of requests.
-            threading.Thread(target=self._write_behind, args=(ends,), name="pywren-cancel", daemon=True).start()
-        return len(ends)
+            writer = threading.Thread(target=self._write_behind, args=(ends,), name="pywren-cancel", daemon=True)
+            try:
+                writer.start()
+            except RuntimeError:  # there are too many threads, or the program is ending
+                self._write_behind(ends)
 
     def _write_behind(self, ends: Sequence[Status]) -> None:
         try:
             for_each(self._ends.write, ends, self._looker.threads)
         except StorageError as error:
-            logger.debug("cannot record that calls of callset %s were cancelled: %s", self.callset.id, error)
+            logger.debug("cannot record that calls of callset %s have ended: %s", self.callset.id, error)
 
     def held_back(self) -> str | None:
         """Return how many calls were not invoked yet, on purpose, and why; ``None`` if there are none."""
@@ -532,7 +540,8 @@ class StagedCallset:
                 self._lease.release()
             return
         self._may_drive = self._lease is None or self._lease.renew_if_due()
-        waits = self.driver is not None and not self.driver.has_begun() and not self._ends
+        driver = self.driver
+        waits = driver is not None and not (driver.has_begun() or driver.must_stop() or self._ends)
         if waits and self._invocations is not None:
             # Of thousands of calls that wait for room, each would otherwise cost a listing with every poll.
             self._invocations.wake()
@@ -591,7 +600,8 @@ class StagedCallset:
                 return None  # only big outputs that nothing has asked for are left
             # It backs off with the age of the last result: an hour of waiting costs at most some 720 LIST requests.
             delay = poll_delay(self._silence.seconds(), self._poll_cost)
-        due = None if self.driver is None else self.driver.next_due()
+        due, left = (None, None) if self.driver is None else (self.driver.next_due(), self.driver.time_left())
+        delay = min(delay, left) if left else delay  # what could not be stopped then is stopped with a usual poll
         # A poll wakes the threads that invoke. A call that is due but held back must not cause a poll at every moment.
         return min(delay, max(due, _RETRY_POLL)) if due else delay
 
@@ -678,8 +688,10 @@ class StagedCallset:
         if self.driver is not None and status.attempt != CLIENT_ATTEMPT:
             cause, error = _why(status)
             began, where = _when_and_where(status)
-            failed = cause is not None
-            self.driver.ended(status.call_id, status.attempt, began, where, failed=failed, cause=cause, error=error)
+            failed, usage = cause is not None, _usage_of(status)
+            self.driver.ended(
+                status.call_id, status.attempt, began, where, failed=failed, cause=cause, error=error, usage=usage
+            )
 
     def _mark_running(self, signs: Iterable[Sign]) -> None:
         for sign in signs:
@@ -722,6 +734,7 @@ class StagedCallset:
         if self._withdrawn:
             for call_id in driver.dropped():
                 self._end(self._ends.status(call_id, Failure.of(_withdrawal())))
+        self._stop(driver.stops())
         for call_id, _, cause, message in driver.decide():
             text = f"the call is lost: its worker has vanished ({cause.value})"
             self._give_up(call_id, Failure(CallLostError.__name__, text), message)
@@ -733,10 +746,21 @@ class StagedCallset:
         for call_id in driver.shut_out(LOST_GRACE):
             self._give_up(call_id, Failure(CallLostError.__name__, _SHUT_OUT), "")
 
+    def _stop(self, stops: Sequence[Stop]) -> None:
+        """End the calls of a map whose time is over or whose budget is spent."""
+        if not stops:
+            return
+        ends = [(one, self._ends.status(one.call_id, Failure.of(one.error))) for one in stops]
+        # A worker may just be writing the status of a call that was invoked: the first status counts.
+        for one, status in ends:
+            if one.attempts:
+                self._end(status)
+        self._end_uninvoked([status for one, status in ends if not one.attempts])
+
     def _note_failure(self, driver: Driver, call_id: str, number: int, status: Status) -> None:
         """Report a failed attempt. If the call is not repeated, what the worker said becomes its status."""
         cause, error = self._reported(status)
-        step = driver.failed(call_id, number, cause, error, *_when_and_where(status))
+        step = driver.failed(call_id, number, cause, error, *_when_and_where(status), _usage_of(status))
         if isinstance(step, Over):
             self._end(with_attempts(status, step.message), attempts=step.message if status.failure is None else "")
 
@@ -901,7 +925,7 @@ class StagedCallset:
             lost()
         for call_id, verdict in verdicts.items():
             if self.driver is not None:
-                cancelled = isinstance(verdict.error, CallCancelledError)
+                cancelled = isinstance(verdict.error, (CallCancelledError, CallTimeoutError))
                 self.driver.settled(call_id, failed=verdict.error is not None, cancelled=cancelled)
             self._incomplete.pop(call_id, None)  # a call that was cancelled while it was held needs its inputs no more
         with self._lock:  # last: if Ctrl-C comes before this, the monitor still has the futures and settles them
@@ -916,6 +940,14 @@ def _why(status: Status) -> tuple[Cause | None, str]:
     if status.exception_traceback is None:
         return None, ""
     return Cause.EXCEPTION, status.exception_traceback.strip().rpartition("\n")[2]
+
+
+def _usage_of(status: Status) -> Usage | None:
+    """Return what an attempt has used, according to its worker; ``None`` if that did not run on Lambda."""
+    seconds, memory_mb, downloads = measured(status.info)
+    if seconds is None or memory_mb is None:
+        return None
+    return Usage.of_attempt(seconds, memory_mb, is_output_apart=status.output_sha256 is not None, downloads=downloads)
 
 
 def _when_and_where(status: Status) -> tuple[float | None, str]:

@@ -173,14 +173,14 @@ class MoreVerbs:
             window: how many calls to make ahead of the results that are taken.
             return_exceptions: return the exceptions of failed calls in place of results. Otherwise the first of them is
                 raised, and the outstanding calls are cancelled.
-            options: as for ``map``, except ``name``.
+            options: as for ``map``, except ``name``, ``timeout`` and ``budget``.
 
         Returns:
             An iterator over the results in the order of the items, with ``close()``; it is also a context manager.
             Closing it early, or dropping it, cancels the outstanding calls.
 
         Raises:
-            ArgumentError: ``window`` is not a whole number above 0, ``name`` is given, or as for ``map``.
+            ArgumentError: ``window`` is not a whole number above 0, one of these options is given, or as for ``map``.
             PywrenError: as for ``map``; for later items, the iterator raises these errors.
         """
         return self._stream(func, iterdata, window, return_exceptions, options, InOrder())
@@ -251,8 +251,11 @@ class MoreVerbs:
         futures: InOrder | Arrivals,
     ) -> Results[Any]:
         arguments.check_callable(func)
-        if options.get("name") is not None:
-            raise ArgumentError("a stream has no name, because its calls are several callsets: use map(..., name=...)")
+        for option in ("name", "timeout", "budget"):
+            if options.get(option) is not None:
+                raise ArgumentError(
+                    f"a stream has no {option}, because its calls are several callsets: use map(..., {option}=...)"
+                )
         items = iterate(iterdata, "imap() takes an iterable of items")
         ahead = arguments.checked_window(window)
         if self.map_item_limit is not None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import os
 import threading
 import time
 import weakref
@@ -118,11 +119,13 @@ class _Countdown(_Waiter):
 class Arrivals(_Waiter):
     """Hands futures to one thread in the order in which they end, and keeps none that it has handed over.
 
-    One thread at a time calls ``add``, ``take`` and ``close``; any thread may settle the futures.
+    One thread at a time calls ``add``, ``take`` and ``close``; any thread may settle the futures. A forked child may go
+    on where its parent was: it waits anew for the futures that were not taken before.
     """
 
     def __init__(self) -> None:
         super().__init__()
+        self._process = os.getpid()
         self._ended: deque[CallState] = deque()
         # Those that were not taken yet; only the taking thread uses it. The waiter stays installed in those that were
         # taken: they are done, so nobody looks at their waiters any more.
@@ -153,6 +156,8 @@ class Arrivals(_Waiter):
         """
         if not self._pending:
             return None
+        if self._process != os.getpid():
+            self._start_over()
         shutdown.go_on()
         try:
             if not self._ended:
@@ -169,6 +174,16 @@ class Arrivals(_Waiter):
         future = self._ended.popleft()
         self._pending.discard(future)
         return future
+
+    def _start_over(self) -> None:
+        # In a forked child, the futures have lost the waiters of the parent, and a thread of the parent may have held
+        # the lock. Here rather than right after the fork: only then do the futures know what became of their calls.
+        pending = list(self._pending)
+        _Waiter.__init__(self)
+        self._process, self._is_asleep = os.getpid(), False
+        self._ended.clear()
+        _uninstall(self, pending)
+        self.add(pending)
 
     def close(self) -> list[CallState]:
         """Wait for no future any more, and return those that were not taken."""

@@ -10,9 +10,9 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from pywren.cloud.prices import CHECKED, FREE_STORAGE_MB, REGION, Billing, Prices
+from pywren.cloud.prices import CHECKED, REGION, Billing, Usage, dollars_of, money, total
 from pywren.display.facts import CallFacts, MapFacts
-from pywren.display.words import money, number
+from pywren.display.words import number
 
 
 class Costs(NamedTuple):
@@ -43,7 +43,7 @@ class Costs(NamedTuple):
     @property
     def dollars(self) -> float | None:
         """The sum in US dollars; ``None`` if any price is not known."""
-        return _total(self.parts)
+        return total(self.parts)
 
     @property
     def missing(self) -> list[str]:
@@ -116,54 +116,30 @@ def costs_of(maps: Iterable[MapFacts]) -> Costs | None:
 
 
 def _costs_of_map(one: MapFacts, billing: Billing) -> Costs:
-    seconds, gb_seconds = _measured(one.calls)
     invocations = sum(call.attempts for call in one.calls if call.invoked is not None)
-    reported = [call for call in one.calls if call.billed is not None]
-    apart = sum(call.is_output_apart for call in one.calls)
-    puts = 1 + len(reported) + apart  # the function, and for each call its status and perhaps its output
-    gets = len(reported) + apart + sum(call.downloads for call in one.calls)
+    usage = Usage(invocations=invocations, puts=1)  # the function
+    for call in one.calls:
+        usage = usage.plus(_usage_of(call))
     architecture = next((call.architecture for call in one.calls if call.architecture), None)
-
-    def priced(prices: Prices) -> dict[str, float | None]:
-        storage = seconds * max(0, billing.storage_mb - FREE_STORAGE_MB) / 1024
-        written, read = _times(puts / 1000, prices.thousand_puts), _times(gets / 1000, prices.thousand_gets)
-        return {
-            "compute": _times(gb_seconds, prices.gb_second),
-            "invocations": _times(invocations / 1e6, prices.million_requests),
-            "/tmp": _times(storage, prices.storage_gb_second),
-            "S3": None if written is None or read is None else written + read,
-        }
-
-    parts = priced(billing.prices(architecture))
-    elsewhere = _total(priced(billing.prices_of_table(architecture))) if _total(parts) is None else None
+    parts = dollars_of(usage, billing.prices(architecture), billing.storage_mb)
+    elsewhere = None
+    if total(parts) is None:
+        elsewhere = total(dollars_of(usage, billing.prices_of_table(architecture), billing.storage_mb))
     unmeasured = sum(
         call.attempts - (call.billed is not None and call.memory_mb is not None)
         for call in one.calls
         if call.invoked is not None
     )
-    return Costs(gb_seconds, invocations, puts, gets, parts, elsewhere, billing.region, unmeasured)
+    return Costs(usage.gb_seconds, invocations, usage.puts, usage.gets, parts, elsewhere, billing.region, unmeasured)
 
 
-def _measured(calls: Iterable[CallFacts]) -> tuple[float, float]:
-    """Return the seconds that workers have measured, and the GB-seconds. Lambda bills whole milliseconds."""
-    seconds = gb_seconds = 0.0
-    for call in calls:
-        if call.billed is not None and call.memory_mb is not None:
-            billed = math.ceil(max(0.0, call.billed) * 1000) / 1000
-            seconds += billed
-            gb_seconds += billed * call.memory_mb / 1024
-    return seconds, gb_seconds
-
-
-def _times(amount: float, price: float | None) -> float | None:
-    if not amount:
-        return 0.0
-    return None if price is None else amount * price
-
-
-def _total(parts: Mapping[str, float | None]) -> float | None:
-    sums = list(parts.values())
-    return None if None in sums else math.fsum(one for one in sums if one is not None)
+def _usage_of(call: CallFacts) -> Usage:
+    """Return what a call has used, apart from its invocations."""
+    apart, downloads = call.is_output_apart, call.downloads
+    if call.billed is None:  # it has not reported
+        return Usage(puts=int(apart), gets=apart + downloads)
+    seconds = 0.0 if call.memory_mb is None else call.billed
+    return Usage.of_attempt(seconds, call.memory_mb or 0.0, is_output_apart=apart, downloads=downloads)
 
 
 def _added(several: Iterable[Mapping[str, float | None]]) -> dict[str, float | None]:

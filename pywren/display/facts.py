@@ -7,15 +7,15 @@ by some milliseconds.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pywren.client import call_state
 from pywren.client.call_state import DONE, RUNNING
 from pywren.client.verdict import Verdict
-from pywren.cloud.prices import Billing
+from pywren.cloud.prices import Billing, measured
 from pywren.future import ResponseFuture
+from pywren.wire.reading import number
 from pywren.wire.status import Status
 from pywren.worker.task import RunResult
 
@@ -152,6 +152,7 @@ def _call_facts(future: ResponseFuture) -> CallFacts:
     invoked = number(mine[0].invoked_at) if mine else number(client.get("lambda_invoke_timestamp")) or submitted
     began = number(status.get("start_time"))
     setup, run = number(status.get("setup_time")), number(status.get("exec_time"))
+    used = measured(status)
     started = _sum(began, setup)
     returned = _sum(started, run)
     known = number(client.get("status_done_timestamp"))
@@ -173,12 +174,12 @@ def _call_facts(future: ResponseFuture) -> CallFacts:
         start=setup,
         run=run,
         transfer=_between(returned, known),
-        billed=_between(began, number(status.get("end_time"))),
-        memory_mb=number(_parsed(status.get("memory_limit_in_mb"))),
+        billed=used.seconds,
+        memory_mb=used.memory_mb,
         architecture=_architecture(status.get("server_info")),
         result_bytes=_result_bytes(verdict),
         is_output_apart=status.get("output_size") is not None,
-        downloads=sum(bool(number(status.get(f"{what}_download_time"))) for what in ("func", "data")),
+        downloads=used.downloads,
         attempts=len(attempts) or 1,
         backups=sum(one.backup for one in attempts),
         where=mine[0].where if mine else str(status.get("log_stream_name") or ""),
@@ -219,21 +220,6 @@ def _architecture(info: Any) -> str | None:
 
 
 # Statuses come from workers, so any of their members may have any type.
-
-
-def number(value: Any) -> float | None:
-    """Return a value if it is a finite number, otherwise ``None``."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        return None
-    try:
-        found = float(value)
-    except OverflowError:
-        return None
-    return found if math.isfinite(found) else None
-
-
-def _parsed(value: Any) -> Any:
-    return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 9 else None
 
 
 def _whole(value: Any) -> int | None:

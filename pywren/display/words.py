@@ -1,4 +1,4 @@
-"""Durations, sizes, counts and sums of money as people read them."""
+"""Durations, sizes and counts as people read them."""
 
 from __future__ import annotations
 
@@ -42,10 +42,3 @@ def size(count: float) -> str:
 def number(count: int, noun: str) -> str:
     """Return a count with its noun: ``"1 call"``, ``"10,000 calls"``."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
-def money(dollars: float) -> str:
-    """Return a sum of money with two decimals; a smaller sum with two significant digits: ``"$0.0000021"``."""
-    if dollars >= 0.095 or dollars == 0:
-        return f"${dollars:,.2f}"
-    return f"${dollars:.{1 - math.floor(math.log10(dollars))}f}"

@@ -22,6 +22,7 @@ _CAUSES = {
     "StorageError": Cause.WORKER_FAILED,
     "CallTimeoutError": Cause.TIMED_OUT,
     "CallCancelledError": Cause.CANCELLED,
+    "BudgetExceededError": Cause.CANCELLED,
     "CallLostError": Cause.VANISHED,
     "ResultSerializationError": Cause.EXCEPTION,
     "VersionMismatchError": Cause.REFUSED,

@@ -63,6 +63,17 @@ def split_header(data: bytes, what: str) -> tuple[Reader, int]:
     return Reader(what, load_object(data[:start], f"{what}'s header")), start
 
 
+def number(value: Any) -> float | None:
+    """Return a value if it is a finite number, otherwise ``None``."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    try:
+        found = float(value)
+    except OverflowError:
+        return None
+    return found if math.isfinite(found) else None
+
+
 class Reader:
     """Takes typed fields out of a JSON object. A field of the wrong type raises a ``DecodeError`` that names it.
 

@@ -79,14 +79,15 @@ def own_umask() -> Iterator[None]:
 
 def remove_directory(path: str) -> None:
     """Remove a directory of temporary files, whatever calls have done to it. Files that cannot be removed stay."""
-    try:
-        directory = _open_directory(path)
-    except OSError:
-        return  # the directory was never created, or has been removed
-    try:
-        _remove_opened(path, directory)
-    finally:
-        os.close(directory)
+    for name in (path, path + _NEW):  # a process that was killed at its very beginning has left the second one
+        try:
+            directory = _open_directory(name)
+        except OSError:
+            continue  # the directory was never created, or has been removed
+        try:
+            _remove_opened(name, directory)
+        finally:
+            os.close(directory)
 
 
 def remove_abandoned_directories(older_than: float = 86_400.0) -> None:

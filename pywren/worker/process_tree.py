@@ -15,6 +15,7 @@ import os
 import select
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable
 
 MARK = "PYWREN_WORKER"
@@ -99,11 +100,20 @@ def kill_descendants(pid: int) -> bool:
 
 def kill_marked(directory: str) -> None:
     """Kill the processes that a dead worker process left in other process groups. Its mark identifies them."""
-    needle = os.fsencode(directory)
+    needle, until = os.fsencode(directory), time.monotonic() + _END_SECONDS
+    ended: set[int] = set()
     for _ in range(_ROUNDS):
+        found, new = [], False
+        for pid in _all_processes():
+            marks = _marks_of(pid, until)
+            if marks is None:
+                # It ended after the list was made, or before. In the first case it may have forked in between.
+                new = new or pid not in ended
+                ended.add(pid)
+            elif needle in marks:
+                found.append(pid)
         # Repeated until a look finds none: a process that was about to fork may have done so before its SIGKILL.
-        found = [pid for pid in _all_processes() if needle in _marks_of(pid) and _is_running(pid)]
-        if not found or not _kill_and_wait(found):
+        if not _kill_and_wait(found) or not (found or new) or time.monotonic() >= until:
             return
 
 
@@ -189,16 +199,46 @@ def _all_processes() -> list[int]:
         return []
 
 
-def _marks_of(pid: int) -> bytes:
+def _marks_of(pid: int, until: float) -> bytes | None:
+    """Return the marks in a process's environment, or ``None`` if the process has ended.
+
+    Args:
+        pid: the process.
+        until: how long to wait for the end of an execve(2), in seconds of ``time.monotonic``. One limit for all
+            processes: the pump's other work waits for this.
+    """
     try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            # The environment with which the program was started (proc(5)). Later changes, as by ``os.environ``, do not
-            # show here.
-            variables = file.read(_MOST_ENVIRONMENT).split(b"\0")
-    except OSError:  # the process belongs to another user, or no longer exists
+        # The environment with which the program was started (proc(5)). Later changes, as by ``os.environ``, do not show
+        # here.
+        environment = _read(pid, "environ")
+        while not environment and _is_program(pid) and time.monotonic() < until:
+            # In the middle of execve(2) a process has neither an environment nor arguments.
+            has_arguments = bool(_read(pid, "cmdline"))
+            if not has_arguments:
+                time.sleep(0.001)  # no event tells the end of execve(2)
+            environment = _read(pid, "environ")
+            if has_arguments:
+                break  # it was started without any variable
+    except PermissionError:  # it belongs to another user
         return b""
-    return b"".join(variable for variable in variables if variable.startswith(_MARK_PREFIX))
+    except OSError:  # it no longer exists
+        return None
+    if not environment and not _is_running(pid):
+        return None
+    return b"".join(variable for variable in environment.split(b"\0") if variable.startswith(_MARK_PREFIX))
 
 
+def _is_program(pid: int) -> bool:
+    """Tell whether a process is neither a zombie nor a thread of the kernel, which have no environment."""
+    state = _stat(pid)
+    return bool(state) and state[0] not in "ZX" and not int(state[_FLAGS]) & _PF_KTHREAD
+
+
+def _read(pid: int, name: str) -> bytes:
+    with open(f"/proc/{pid}/{name}", "rb") as file:
+        return file.read(_MOST_ENVIRONMENT)
+
+
+_FLAGS, _PF_KTHREAD = 6, 0x00200000  # the index of the flags in what _stat() returns; linux/sched.h
 _MARK_PREFIX = os.fsencode(f"{MARK}=")
 _MOST_ENVIRONMENT = 4 * 1024 * 1024

@@ -45,7 +45,7 @@ print(json.dumps([cell.outputs for cell in book.cells]))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_notebook_shows_everything(tmp_path: Path) -> None:
     """The bar appears by itself, objects are shown as HTML with escaped texts, and the timeline as a picture."""
     pytest.importorskip("nbclient")

@@ -14,10 +14,11 @@ import pywren
 from pywren.cloud import prices
 from pywren.cloud.prices import Billing, Prices, billing_of
 from pywren.display.costs import costs_of
-from pywren.display.facts import CallFacts, MapFacts, number
+from pywren.display.facts import CallFacts, MapFacts
 from pywren.display.summary import STEPS, Percentiles, Summary
 from pywren.exceptions import ArgumentError, ConfigError
 from pywren.testing import mock_aws
+from pywren.wire.reading import number
 
 
 def square(x):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pywren.display.words import duration, money, number, size
+from pywren.cloud.prices import money
+from pywren.display.words import duration, number, size
 
 DURATIONS = {
     0: "0 s",

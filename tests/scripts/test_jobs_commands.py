@@ -152,7 +152,7 @@ def test_logs_of_calls_that_run(run):
         (future,) = executor.map(callees.later, ["x"], name="job-9")
         assert run("logs", "job-9").err.endswith("1 call of job-9 not ended yet: --follow waits\n")
         assert run("logs", "job-9", "--follow") == (0, "", "")
-        assert future.done()
+        assert future.result(60) == "x"
 
 
 def test_logs_of_what_is_not_there(run):

@@ -105,6 +105,7 @@ def sids(policy):
     return {statement["Sid"] for statement in policy["Statement"]}
 
 
+@pytest.mark.slow
 def test_from_nothing_to_lambda_and_back(emulator, tmp_path):
     """Set up, run, inspect, clean up: nothing is left, and all requests are within the printed policies."""
     user, suffix = User(tmp_path), uuid.uuid4().hex[:8]
@@ -170,7 +171,7 @@ print(len(res), {result.shape for result in res}, pwex.invoker)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_seed_program_with_numpy_from_a_runtime(emulator, tmp_path):
     """The README's first program uses a numpy runtime, which is built without Docker and deleted with the rest."""
     user, suffix = User(tmp_path), uuid.uuid4().hex[:8]

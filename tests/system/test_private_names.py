@@ -159,15 +159,17 @@ def test_a_closed_event_loop_is_forgotten():
 
 def test_threads_are_counted():
     """A running thread is counted, whoever started it."""
-    before = private_names.count_threads()
-    end = threading.Event()
-    thread = threading.Thread(target=end.wait)
-    thread.start()
-    try:
-        assert private_names.count_threads() == before + 1, moved("python", "_thread._count")
-    finally:
-        end.set()
-        thread.join()
+    program = (
+        "import threading\n"
+        "from pywren.system import private_names\n"
+        "before, end = private_names.count_threads(), threading.Event()\n"
+        "thread = threading.Thread(target=end.wait)\n"
+        "thread.start()\n"
+        "print(private_names.count_threads() - before)\n"
+        "end.set()"
+    )  # in a process of its own: threads of other tests may end meanwhile
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["1"], moved("python", "_thread._count")
 
 
 def test_functions_run_before_those_of_atexit():

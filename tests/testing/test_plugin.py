@@ -119,6 +119,7 @@ def test_loading_it_is_cheap():
 
 
 @pytest.mark.moto
+@pytest.mark.thorough
 @pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["one process", "two processes"])
 def test_each_test_has_an_aws_of_its_own(run, options):
     """``default_executor()`` uses it; before and after, the environment is the user's."""
@@ -127,12 +128,14 @@ def test_each_test_has_an_aws_of_its_own(run, options):
 
 
 @pytest.mark.moto
+@pytest.mark.thorough
 def test_a_session_shares_an_aws(run):
     """The configuration stays the same for all tests, and a test may have an AWS of its own in between."""
     run(SHARED).assert_outcomes(passed=4)
 
 
 @pytest.mark.moto
+@pytest.mark.thorough
 def test_a_conftest_chooses_the_options(run):
     """Whoever defines ``pywren_aws_options`` again chooses the arguments of ``mock_aws``."""
     conftest = "import pytest\n@pytest.fixture(scope='session')\ndef pywren_aws_options(): return {'lambda_timeout': 7}"
@@ -141,6 +144,7 @@ def test_a_conftest_chooses_the_options(run):
 
 
 @pytest.mark.moto
+@pytest.mark.thorough
 def test_ctrl_c_ends_the_mocked_aws(run):
     """Ctrl-C in a test ends the calls and the mocked AWS with the session."""
     tests = "import pywren, time\ndef test_it(pywren_aws):\n"
@@ -170,6 +174,7 @@ def test_without_its_packages_a_fixture_says_what_to_install(run, fixture, modul
 
 
 @pytest.mark.emulator
+@pytest.mark.thorough
 def test_a_session_shares_an_emulator(run):
     """Its tests deploy functions of their own; faults end with a test; tests with a mocked AWS may come in between."""
     done = run(EMULATED)

@@ -43,6 +43,7 @@ def test_the_fixtures_of_the_guide_run(tmp_path):
 
 
 @pytest.mark.emulator
+@pytest.mark.thorough
 @pytest.mark.parametrize(("number", "said"), [(0, "20 invocations"), (1, "the function has 256 MB")])
 def test_the_programs_on_the_emulator_run(number, said, tmp_path):
     """They run unchanged: one shows what was used, the other the error when memory is short."""
@@ -50,12 +51,14 @@ def test_the_programs_on_the_emulator_run(number, said, tmp_path):
 
 
 @pytest.mark.emulator
+@pytest.mark.thorough
 def test_the_fixtures_on_the_emulator_run(tmp_path):
     """The tests run, with the options in conftest.py."""
     run_tests(tmp_path, EMULATED[3], EMULATED[2])
 
 
 @pytest.mark.emulator
+@pytest.mark.thorough
 def test_a_script_runs_under_the_emulator(tmp_path):
     """The guide's command runs a script, and prints a table of its requests at the end."""
     assert f"\n{COMMAND}\n" in GUIDE

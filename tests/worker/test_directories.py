@@ -191,6 +191,12 @@ class TestRemove:
         remove_directory(str(temporary / OTHER))
         assert (mine / "scratch" / "deep" / "file").exists()
 
+    def test_what_a_process_left_that_was_killed_at_its_beginning(self, temporary: Path) -> None:
+        """The directory did not have its final name yet."""
+        (temporary / (NAME + ".new")).mkdir()
+        remove_directory(str(temporary / NAME))
+        assert not list(temporary.iterdir())
+
 
 @pytest.mark.parametrize("umask", [0o000, 0o002, 0o022, 0o077, 0o777])
 def test_a_held_directory_is_private(temporary: Path, umask: int) -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -222,3 +222,59 @@ def test_a_kernel_without_lists_of_children(monkeypatch: pytest.MonkeyPatch) -> 
         assert child.pid in process_tree.children_of(os.getpid())
         assert child.pid not in process_tree.children_of(child.pid)
         child.kill()
+
+
+@pytest.fixture
+def marked() -> Iterator[subprocess.Popen[bytes]]:
+    """Return a process with a mark."""
+    environment = dict(os.environ)
+    process_tree.mark(environment, "a-mark")
+    with subprocess.Popen(["sleep", "1000"], env=environment, start_new_session=True) as process:
+        yield process
+        process.kill()
+
+
+def test_a_process_in_the_middle_of_an_exec_is_found(
+    marked: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a moment, a process that starts another program has neither an environment nor arguments."""
+    looks: dict[str, int] = {"environ": 0, "cmdline": 0}
+    read = process_tree._read
+
+    def read_during_exec(pid: int, name: str) -> bytes:
+        if pid == marked.pid and looks[name] < (2 if name == "environ" else 1):
+            looks[name] += 1
+            return b""
+        return read(pid, name)
+
+    monkeypatch.setattr(process_tree, "_read", read_during_exec)
+    process_tree.kill_marked("a-mark")
+    assert marked.wait(WAIT) == -signal.SIGKILL
+    assert looks == {"environ": 2, "cmdline": 1}
+
+
+def test_what_a_process_forks_that_then_ends_is_found(
+    marked: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that has ended since it was listed may have started another, which the list does not have."""
+    listed, ended = process_tree._all_processes, subprocess.Popen(["true"])
+    ended.wait()
+    lists = iter([[ended.pid]])
+    monkeypatch.setattr(process_tree, "_all_processes", lambda: next(lists, None) or listed())
+    process_tree.kill_marked("a-mark")
+    assert marked.wait(WAIT) == -signal.SIGKILL
+
+
+def test_processes_that_start_one_program_after_the_other_end(tmp_path: Path) -> None:
+    """Each is killed, whenever the look comes."""
+    script = tmp_path / "again"
+    script.write_text('exec /bin/sh "$0"\n')
+    for number in range(10):
+        environment = dict(os.environ)
+        process_tree.mark(environment, f"{tmp_path}-{number}-")
+        with subprocess.Popen(["/bin/sh", str(script)], env=environment, start_new_session=True) as process:
+            process_tree.kill_marked(f"{tmp_path}-{number}-")
+            try:
+                assert process.wait(WAIT) == -signal.SIGKILL
+            finally:
+                process.kill()

@@ -16,7 +16,8 @@ SETTLING = 10.0
 """Seconds without a rise of the concurrency after which it counts as all that the service gives. Lambda adds up to
 1,000 environments of a function every 10 s (AWS Lambda Developer Guide, Scaling behavior, 2026)."""
 
-_UNLIMITED = 1 << 30
+UNLIMITED = 1 << 30
+"""How many calls may be invoked where nothing limits that."""
 
 
 class Room(NamedTuple):
@@ -41,7 +42,7 @@ def room(service: Service, policy: Policy, now: float) -> Room:
     Lambda quotas, 2026), and ``policy.job_max_runtime``.
     """
     queued = service.in_phase[Phase.SENDING] + service.in_phase[Phase.SENT]
-    least = Room(_UNLIMITED)
+    least = Room(UNLIMITED)
     if policy.max_concurrency is not None:
         # Attempts, not calls: a backup runs beside another attempt. The local pool does not report what starts.
         running = max(len(service.running), service.in_phase[Phase.RUNNING])
@@ -50,7 +51,7 @@ def room(service: Service, policy: Policy, now: float) -> Room:
     if policy.event_age is not None:
         rate = _starts_per_second(service, policy, now)
         # One call may always wait there: otherwise nothing would ever show that the service has become faster.
-        calls = max(0, max(1, int(min(rate * policy.event_age / 2.0, _UNLIMITED))) - queued)
+        calls = max(0, max(1, int(min(rate * policy.event_age / 2.0, UNLIMITED))) - queued)
         if calls < least.calls:
             least = Room(calls, _too_slow(rate, policy.event_age) if calls == 0 else "")
     return least

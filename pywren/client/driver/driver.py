@@ -26,16 +26,18 @@ import time
 from collections.abc import Callable, Container, Iterable
 from typing import NamedTuple
 
+from pywren.client.driver.budget import Exceeded, affordable
 from pywren.client.driver.calls import AttemptRecord, CallRecord, Phase
 from pywren.client.driver.capacity import room
-from pywren.client.driver.policy import Policy
+from pywren.client.driver.policy import Policy, too_late
 from pywren.client.driver.record import FOLLOWING, CallsetRecord, Counts
 from pywren.client.driver.retrying import Again, Over, after, described
 from pywren.client.driver.service import Service, Waker
 from pywren.client.driver.stragglers import stragglers
 from pywren.client.driver.suspicion import suspects
+from pywren.cloud.prices import Usage
 from pywren.exceptions import CallError
-from pywren.wire.cause import NEVER_RAN, Cause
+from pywren.wire.cause import CURABLE, NEVER_RAN, Cause
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +53,8 @@ CANCELLED, OUTRUN = "the call was cancelled", "another attempt ended first"
 
 FOLLOWS = "the futures among the arguments are not done"
 """Why a call is held that follows others."""
+
+_TOO_LATE = "the time of the map is over"
 
 
 class Attempt(NamedTuple):
@@ -105,6 +109,14 @@ class Ended(NamedTuple):
     message: str
 
 
+class Stop(NamedTuple):
+    """A call that ends because the map's budget is spent, or its time is over. ``attempts`` is how many were made."""
+
+    call_id: str
+    attempts: int
+    error: CallError
+
+
 class Driver:
     """Owns the calls of one callset. See the top of this module for its threads and its lock.
 
@@ -136,6 +148,8 @@ class Driver:
         self._first_attempt = first_attempt
         self._join(service or Service(clock))
         self._made = self._now()
+        self._deadline = math.inf if policy.timeout is None else self._clock() + policy.timeout
+        self._exceeded: Exceeded | None = None
         with self._lock:
             self._record = CallsetRecord(call_ids, self._service, following)
 
@@ -175,17 +189,21 @@ class Driver:
                 return None
             if call.due == FOLLOWING:
                 return Later(None, FOLLOWS)
+            if self._is_late():
+                return Later(None, _TOO_LATE)
             wait = call.due - self._clock()
             if wait > 0.0:
                 return Later(wait)
             if self._service.gone:
                 self._service.forget_gone()
             space = room(self._service, self.policy, self._now())
-            if space.calls > 0:
-                return None
-            if self.waker is not None:
-                self._service.wait_for_room(self.waker)
-            return Later(None, space.reason)
+            if space.calls <= 0:
+                if self.waker is not None:
+                    self._service.wait_for_room(self.waker)
+                return Later(None, space.reason)
+            # Polls of this callset show when calls in flight leave something of the budget: no waker is needed.
+            space = space if self.policy.budget is None else affordable(self.policy.budget)
+            return None if space.calls > 0 else Later(None, space.reason)
 
     def let_go(self, call_id: str) -> bool:
         """Let a call go that has followed others. Return False if it is not held any more, because it was ended."""
@@ -215,7 +233,10 @@ class Driver:
 
     def _open(self, call: CallRecord) -> Ready:
         number = call.attempts[-1].number + 1 if call.attempts else self._first_attempt
-        call.attempts.append(AttemptRecord(number, backup=call.backup))
+        attempt = AttemptRecord(number, backup=call.backup)
+        call.attempts.append(attempt)
+        if self.policy.budget is not None:
+            self.policy.budget.take(attempt)
         call.backup = False
         self._record.move(call, Phase.SENDING)
         return Ready(call.call_id, number)
@@ -234,6 +255,8 @@ class Driver:
             call, attempt = self._find(call_id, number)
             attempt.sent = self._service.last_accepted = self._now()
             attempt.sent_at, attempt.request_id = sent_at, request_id
+            if self.policy.budget is not None:
+                self.policy.budget.accepted(attempt)
             # Its outcome may have been found before the service's answer arrived here, and the next attempt may be on
             # its way already.
             if call.phase is Phase.SENDING and attempt is call.current:
@@ -247,6 +270,8 @@ class Driver:
             self._service.pace.throttled(self._clock())
             call, attempt = self._find(call_id, number)
             call.attempts.remove(attempt)
+            if self.policy.budget is not None:
+                self.policy.budget.give_back(attempt)
             taken = call.phase is Phase.SENT and not any(one.in_flight for one in call.attempts)  # by accept_rest()
             if call.phase is Phase.SENDING or taken:
                 call.backup = attempt.backup
@@ -356,6 +381,7 @@ class Driver:
             self._note_start(call, attempt, started_at, where)
             if not math.isnan(attempt.ended) or call.phase is Phase.ENDED:
                 return  # its last beacon may still be in the storage
+            self._count_again(attempt)
             if attempt.suspected:
                 attempt.suspected, attempt.cause = False, None
             attempt.shown = self._now()
@@ -373,8 +399,9 @@ class Driver:
         failed: bool,
         cause: Cause | None = None,
         error: str = "",
+        usage: Usage | None = None,
     ) -> None:
-        """Record that a call has its outcome: a value, or an error that counts, with its cause and its text."""
+        """Record that a call has its outcome: a value, or an error that counts, with its cause, text and costs."""
         with self._lock:
             call, attempt = self._find(call_id, number)
             if started_at is not None or not failed:
@@ -382,6 +409,7 @@ class Driver:
             is_news = math.isnan(attempt.ended)
             if is_news:
                 attempt.ended = self._now()
+                self._charge(attempt, usage)
             self._record.note_end(call, attempt)
             self._finish(call, failed=failed)
             if is_news:  # after the statistics, for which an attempt that was suspected stays one
@@ -396,6 +424,7 @@ class Driver:
         error: BaseException,
         started_at: float | None = None,
         where: str = "",
+        usage: Usage | None = None,
     ) -> Again | Over | None:
         """Record that an attempt ended without a value, and return what to do.
 
@@ -410,7 +439,7 @@ class Driver:
                 return None
             attempt.where = attempt.where or where
             attempt.started_at = started_at if attempt.started_at is None else attempt.started_at
-            self._close(call, attempt, cause, text)
+            self._close(call, attempt, cause, text, usage)
             return self._follow(call, attempt, wanted)
 
     def decide(self) -> list[Ended]:
@@ -421,14 +450,50 @@ class Driver:
             over = []
             for call, attempt, cause in suspects(self._record, self.policy, now):
                 attempt.suspected, attempt.cause = True, cause
+                if self.policy.budget is not None:
+                    self.policy.budget.close(attempt, None)
                 step = self._follow(call, attempt, wanted=False)
                 if isinstance(step, Over):
                     over.append(Ended(call.call_id, attempt.number, cause, step.message))
-            if self.policy.backup:
+            if self.policy.budget is not None:
+                self.policy.budget.review(now)
+            if self.policy.backup and not self._is_stopped():
                 for call in stragglers(self._record, now):
                     call.backup = True
                     self._record.hold(call, self._clock())
             return over
+
+    def must_stop(self) -> bool:
+        """Tell whether calls are to be stopped, because the budget is spent or the time of the map is over."""
+        with self._lock:
+            return self._is_stopped()
+
+    def stops(self) -> list[Stop]:
+        """Return the calls that end now: at the end of the map's time all, and when its budget is spent those held."""
+        with self._lock:
+            budget = self.policy.budget
+            if self._is_late():
+                left = [one for one in self._record.calls.values() if one.phase is not Phase.ENDED]
+                return [
+                    Stop(one.call_id, len(one.attempts), too_late(self.policy, invoked=bool(one.attempts)))
+                    for one in left
+                ]
+            if budget is None or not budget.is_spent:
+                return []
+            held = list(self._held())
+            running = [one for one in held if any(attempt.in_flight for attempt in one.attempts)]
+            for call in running:
+                self._put_back(call)
+            rest = [one for one in held if one.phase is Phase.HELD]
+            if self._exceeded is None and rest:
+                count = sum(not one.attempts for one in rest)
+                self._exceeded = Exceeded(budget.dollars, budget.spent, budget.in_flight, count)
+            known = self._exceeded
+            return [Stop(one.call_id, len(one.attempts), known.error(described(one, None))) for one in rest if known]
+
+    def time_left(self) -> float | None:
+        """Return how many seconds are left until calls are stopped; ``None`` if they never are, 0.0 if they are now."""
+        return None if math.isinf(self._deadline) else max(0.0, self._deadline - self._clock())
 
     def overdue(self, now: float, grace: float) -> list[Ended]:
         """Return the calls whose latest attempt can no longer bring a status.
@@ -497,9 +562,12 @@ class Driver:
     def ends_matter(self) -> bool:
         """Tell whether calls are to be followed to their ends though nothing wants their results.
 
-        Their ends make room for calls that wait, of this callset or of another.
+        Their ends make room for calls that wait, of this callset or of another. And at the end of the map's time they
+        are to be stopped.
         """
         with self._lock:
+            if math.isfinite(self._deadline):
+                return True
             return self._record.in_phase[Phase.HELD] > 0 or self.policy.max_concurrency is not None
 
     def forget_parent_threads(self) -> None:
@@ -527,12 +595,41 @@ class Driver:
         attempt.started_at = started_at if attempt.started_at is None else attempt.started_at
         self._record.note_start(call, attempt, self._now())
 
-    def _close(self, call: CallRecord, attempt: AttemptRecord, cause: Cause, text: str) -> None:
+    def _close(
+        self, call: CallRecord, attempt: AttemptRecord, cause: Cause, text: str, usage: Usage | None = None
+    ) -> None:
+        self._count_again(attempt)
         attempt.ended, attempt.cause, attempt.error = self._now(), cause, text
+        if self.policy.budget is not None:
+            self.policy.budget.close(attempt, usage)
         self._record.note_end(call, attempt)
+
+    def _charge(self, attempt: AttemptRecord, usage: Usage | None) -> None:
+        """Charge to the budget what the attempt has cost that has brought the outcome."""
+        if self.policy.budget is not None:
+            self._count_again(attempt)
+            self.policy.budget.close(attempt, usage)
+
+    def _count_again(self, attempt: AttemptRecord) -> None:
+        """Have the budget count an attempt that was believed to be dropped, and so to cost nothing."""
+        if self.policy.budget is not None and attempt.suspected and attempt.cause is Cause.DROPPED:
+            self.policy.budget.take(attempt)
+
+    def _is_late(self) -> bool:
+        return self._deadline != math.inf and self._clock() >= self._deadline
+
+    def _is_stopped(self) -> bool:
+        return self._is_late() or (self.policy.budget is not None and self.policy.budget.is_spent)
+
+    def _put_back(self, call: CallRecord) -> None:
+        """Take a call out of the queue that runs, and was held for a backup."""
+        call.backup = False
+        self._record.move(call, Phase.RUNNING)
 
     def _follow(self, call: CallRecord, attempt: AttemptRecord, wanted: bool) -> Again | Over | None:
         step = after(call, attempt, wanted, self.policy, self._jitter())
+        if isinstance(step, Again) and attempt.cause not in CURABLE and self._is_stopped():
+            step = Over(described(call, attempt))  # the function's own error says more than that there is no other try
         if isinstance(step, Again) and attempt.cause in NEVER_RAN and self._is_out_of_time(call):
             step = None if attempt.suspected else Over(described(call, attempt))
         if isinstance(step, Again):
@@ -550,6 +647,10 @@ class Driver:
 
     def _finish(self, call: CallRecord, *, failed: bool) -> None:
         if call.phase is not Phase.ENDED:
+            budget = self.policy.budget
+            if budget is not None:
+                for attempt in call.attempts:
+                    budget.close(attempt, None)  # unless it was the one that has ended the call
             self._record.move(call, Phase.ENDED)
             self._record.failed += failed
             self.changed.notify_all()  # it may make room for a call that is held back

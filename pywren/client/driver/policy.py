@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+from pywren.exceptions import CallTimeoutError
+
+if TYPE_CHECKING:
+    from pywren.client.driver.budget import Budget
 
 MOST_KILLS = 6
 """How many times a call is invoked again after something outside it ended its attempt."""
@@ -22,6 +27,9 @@ class Policy(NamedTuple):
         event_age: seconds that the service keeps an attempt that it cannot start; ``None`` if it keeps it for ever.
         job_max_runtime: seconds that an attempt may run.
         may_lose_calls: whether the service may lose an accepted attempt without a trace, as Lambda's queue may.
+        budget: what the calls may cost; ``None`` for any sum.
+        timeout: seconds after which calls that have not ended are stopped, since they were submitted; ``None`` for
+            never.
     """
 
     retries: int = 2
@@ -32,3 +40,19 @@ class Policy(NamedTuple):
     event_age: float | None = None
     job_max_runtime: float = 0.0
     may_lose_calls: bool = False
+    budget: Budget | None = None
+    timeout: float | None = None
+
+
+def too_late(policy: Policy, *, invoked: bool = True) -> CallTimeoutError:
+    """Return the error of a call that has not ended when the time of its map is over.
+
+    Args:
+        policy: has the time.
+        invoked: whether the call was invoked.
+    """
+    what = "not done" if invoked else "not invoked yet"
+    return CallTimeoutError(
+        f"the call was stopped, because it was {what} {policy.timeout:g} s after its map was submitted "
+        f"(timeout={policy.timeout:g})"
+    )

@@ -52,18 +52,19 @@ def after(call: CallRecord, attempt: AttemptRecord, wanted: bool, policy: Policy
     return None if call.phase is Phase.HELD else Again(_delay(call, attempt, policy, jitter))
 
 
-def described(call: CallRecord, final: AttemptRecord) -> str:
-    """Return words that name all attempts of a call, in parentheses; an empty text if there was only one.
+def described(call: CallRecord, final: AttemptRecord | None) -> str:
+    """Return words that name all attempts of a call, in parentheses; an empty text if ``final`` is the only one.
 
     Of more than six attempts, the first three and the last three are named. Equal errors are not repeated.
 
     Args:
         call: the call.
         final: the attempt with whose error the call ends. The words follow that error, so they do not contain it.
+            ``None`` if the call ends with the error of no attempt.
     """
-    if len(call.attempts) < 2:
+    if len(call.attempts) < (1 if final is None else 2):
         return ""
-    named, told, previous = [], _conclusion(final), ""
+    named, told, previous = [], "" if final is None else _conclusion(final), ""
     for one in call.attempts:
         error = _conclusion(one)
         named.append(_described(one, "" if error == told else "as before" if error and error == previous else error))

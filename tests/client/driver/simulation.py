@@ -19,6 +19,7 @@ from pywren.client.driver.driver import Driver, Later, Ready
 from pywren.client.driver.policy import Policy
 from pywren.client.driver.retrying import Over
 from pywren.client.driver.service import Service as Shared
+from pywren.cloud.prices import Usage
 from pywren.wire.cause import Cause
 
 LAMBDA = Policy(event_age=21_600.0, job_max_runtime=900.0, may_lose_calls=True)
@@ -80,6 +81,7 @@ class Trace:
     all_accepted: float = 0.0
     most_in_flight: int = 0
     seconds: float = 0.0
+    worked: float = 0.0  # seconds of all workers
     durations: list[float] = field(default_factory=list)  # from the submission of a callset to its end
 
     @property
@@ -93,7 +95,7 @@ class _Callset:
     def __init__(self, calls: list[str], driver: Driver, now: float) -> None:
         self.driver, self.left, self.submitted = driver, len(calls), now
         # What was written to the storage since the last poll.
-        self.results: list[tuple[str, int, float]] = []
+        self.results: list[tuple[str, int, float, float]] = []
         self.signs: list[tuple[str, int, float]] = []
         self.failures: list[tuple[str, int, Cause]] = []
         self.to_send = False
@@ -213,9 +215,10 @@ class World:
         if back := self._away():
             return self.at(back, self._poll, callset)
         driver, clocks = callset.driver, self.service.clocks
-        for call_id, number, started in callset.results:
+        for call_id, number, started, seconds in callset.results:
             self._end(call_id)
-            driver.ended(call_id, number, EPOCH + started + clocks, "worker", failed=False)
+            usage = Usage.of_attempt(seconds, 1024, is_output_apart=False, downloads=0)
+            driver.ended(call_id, number, EPOCH + started + clocks, "worker", failed=False, usage=usage)
         for call_id, number, started in callset.signs:
             driver.running(call_id, number, EPOCH + started + clocks, "worker")
         driver.look()
@@ -223,6 +226,8 @@ class World:
             step = driver.failed(call_id, number, cause, RuntimeError(cause.value))
             if isinstance(step, Over):
                 self._give_up(driver, call_id, step.message)
+        for stop in driver.stops():
+            self._give_up(driver, stop.call_id, str(stop.error))
         for over in driver.decide():
             self._give_up(driver, over.call_id, over.message)
         callset.results, callset.signs, callset.failures = [], [], []
@@ -304,8 +309,10 @@ class World:
     def _run(self, event: Event) -> None:
         self.trace.runs[event.call_id] += 1
         duration = self.service.duration(self.rng, int(event.call_id))
-        if self.rng.random() < self.service.killed:
-            duration *= self.rng.random()
+        is_killed = self.rng.random() < self.service.killed
+        duration *= self.rng.random() if is_killed else 1.0
+        self.trace.worked += duration
+        if is_killed:
             self.at(self.now + duration, self._kill, event)
         else:
             self.at(self.now + duration, self._finish, event, self.now)
@@ -321,7 +328,7 @@ class World:
     def _finish(self, event: Event, started: float) -> None:
         if event.call_id not in self._statuses:  # If-None-Match
             self._statuses[event.call_id] = (event.number, started)
-            self._of[event.call_id].results.append((event.call_id, event.number, started))
+            self._of[event.call_id].results.append((event.call_id, event.number, started, self.now - started))
         self._warm += 1
         self._release()
 

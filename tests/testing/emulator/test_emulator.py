@@ -83,8 +83,9 @@ def test_what_it_counts(emulator: Emulator, config: dict[str, Any]) -> None:
     emulator.wait_idle()
     before, ran, began = emulator.counters(), len(emulator.executions(name)), time.monotonic()
     pywren.get_all_results(executor.map(str, range(3)))
-    more = slow_machine_requests(emulator.executions(name)[ran:], time.monotonic() - began)
+    seconds = time.monotonic() - began
     emulator.wait_idle()
+    more = slow_machine_requests(emulator.executions(name)[ran:], seconds)
     counted = emulator.counters() - before
     assert counted.count(caller="client", operation="Invoke").requests == 3
     assert 0 <= counted.count(caller=f"function:{name}", operation="PutObject").requests - 3 <= more

@@ -97,7 +97,13 @@ def test_a_process_that_its_call_ends(runner: Runner, called: Callable[..., Any]
 
 
 def call_processes(runner: Runner) -> list[int]:
-    """Return the processes that run calls."""
+    """Return the processes that run calls, as soon as the runner knows of one."""
+    # A call may begin before the pool's thread has read that its process is ready.
+    assert wait_until(lambda: bool(_call_processes(runner)))
+    return _call_processes(runner)
+
+
+def _call_processes(runner: Runner) -> list[int]:
     if isinstance(runner, LocalPool):
         return [member.process.pid for member in runner._members if member.tickets and member.ready]
     assert isinstance(runner, ForkServer)

@@ -768,7 +768,7 @@ def test_close_ends_everything(tmp_path: Path) -> None:
     pool.close()
     assert {result.failure and result.failure.kind for result in calls.all()} == {"CallCancelledError"}
     assert not [pid for pid in mine if psutil.pid_exists(pid)]
-    assert set(threading.enumerate()) == threads
+    assert set(threading.enumerate()) <= threads  # those of earlier tests may have ended
     with pytest.raises(InvocationError, match="local_executor"):
         Calls(pool, len, ["x"])
 

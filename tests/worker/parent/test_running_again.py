@@ -375,11 +375,17 @@ def test_a_backed_up_call_loses_one_attempt(pool: LocalPool, tmp_path: Any) -> N
 
 
 def test_a_backed_up_call_is_cancelled(pool: LocalPool, tmp_path: Any) -> None:
-    """Both processes end."""
-    calls = Calls(pool, time.sleep, [600])
+    """Both processes that have begun it end."""
+
+    def begin(directory: str) -> None:
+        os.mkdir(os.path.join(directory, str(os.getpid())))
+        time.sleep(600)
+
+    calls = Calls(pool, begin, [str(tmp_path)])
     assert wait_until(lambda: any(member.tickets and member.ready for member in pool._members))
     (first,) = [member.process.pid for member in pool._members if member.tickets]
     second = back_up(pool, calls)
+    assert wait_until(lambda: {path.name for path in tmp_path.iterdir()} == {str(first), str(second)})
     assert pool.cancel(calls.batch, 0)
     (result,) = calls.wait_for(0, 1)
     assert result.failure is not None

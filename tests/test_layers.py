@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
 FACE = "pywren"  # imports modules by name for its users, and so may import from every layer; no other module may
-SDK_DOORS = {"pywren.aws.session", "pywren.aws.lean", "pywren.aws.kept_connections"}
+SDK_DOORS = {"pywren.aws.session", "pywren.aws.lean"}
 SDKS = {"boto3", "botocore", "s3transfer"}
 DOORS = {  # names of 0.4, which belong to the layer of the modules that they load
     "pywren": "scripts",

@@ -1,18 +1,16 @@
-"""Sends S3's GetObject, PutObject and ListObjectsV2, and Lambda's Invoke, with a fifth of botocore's work.
+"""Sends S3's GetObject, PutObject and ListObjectsV2, and Lambda's Invoke, with a third of botocore's work.
 
-botocore composes each request anew, and asks dozens of event handlers on the way: 1 ms of CPU. But two requests of one
-kind differ only in a key, a range, a body. So botocore sends the first request of a kind, and this module notes what it
-sent: the *form* of the kind. Later requests fill in the form. They are signed by botocore's own signer with the
-session's credentials, and go out on a connection that botocore has opened.
+botocore composes each request anew, and asks dozens of event handlers on the way. But two requests of one kind differ
+only in a key, a range, a body. So botocore sends the first request of a kind, and this module notes what it sent: the
+*form* of the kind. Later requests fill in the form. botocore's own signer signs them with the session's credentials,
+and urllib3's pool of the client's connections sends them. So the endpoint, TLS and time limits are the client's.
 
-**Only the usual case is handled here**: an open connection, a request like the noted one, and the expected answer.
-Everything else is botocore's.
+**Only the usual answer is handled here.** A refusal, a redirect, a broken connection or an unexpected answer is *handed
+over*: botocore makes the same call, and a handler of its event ``before-send`` gives it the answer that has come
+already, or raises the error. For botocore this was its own first try. So errors, retries, pauses and redirects are as
+without this module, and no request is sent twice. What botocore sends afterwards is noted as the new form.
 
-- Before sending: what ``unfit_form``, ``unfit_request`` and ``_Lean.is_watched`` name goes through botocore.
-- After sending: a refusal, a redirect, a broken connection or an unexpected answer is *handed over*. botocore makes the
-  same call, and a handler of its event ``before-send`` gives it the answer that has come already, or raises the error.
-  For botocore this was its own first try. So errors, retries, pauses, redirects and their numbers are as without this
-  module, and no request is sent twice.
+``form_of`` and ``_Lean._is_watched`` say what goes through botocore from the start.
 
 Threads: any thread may call any function. The forms of a client are a dict of immutable objects, and a form may be
 noted by several threads at once; the last one counts. What a call hands over is local to its thread.
@@ -20,17 +18,16 @@ noted by several threads at once; the last one counts. What a call hands over is
 
 from __future__ import annotations
 
+import io
 import logging
 import threading
 import types
-import uuid
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import quote, urlsplit
 
-from pywren.aws.kept_connections import Reply, borrow
 from pywren.aws.s3_pages import Page, page_of, scan_page
 from pywren.system.private_names import api_call, connection_pool, event_handlers, event_registrations
 
@@ -42,10 +39,6 @@ takes a round trip: that pays only for a big one. A payload of Lambda has at mos
 
 MOST_FORMS = 64
 """The most forms of one client: a bucket has three, a function one."""
-
-TRUST = 5
-"""How many requests botocore sends after one that failed: its quota of retries, of which a retry takes 5, gets 1 back
-with each success ("Standard retry mode", boto3 guide)."""
 
 
 class Kind(NamedTuple):
@@ -66,6 +59,7 @@ GET = Kind("GetObject", "get_object", "GET")
 PUT = Kind("PutObject", "put_object", "PUT")
 LIST = Kind("ListObjectsV2", "list_objects_v2", "GET")
 INVOKE = Kind("Invoke", "invoke", "POST")
+_KINDS = {"s3": (GET, PUT, LIST), "lambda": (INVOKE,)}
 
 
 @dataclass(frozen=True)
@@ -90,55 +84,47 @@ class Request:
 
 
 class Note(NamedTuple):
-    """What botocore was about to sign.
+    """A request that botocore was about to sign.
 
     Args:
         url: the whole URL.
         headers: the headers.
-        context: botocore's notes on the request, of which some concern its signature.
-        signer: botocore's object that makes signatures.
-        signature: which signature: its version.
-        signing: the name of the service and the region in the signature.
+        context: what botocore knows about the request, of which some concerns its signature.
+        signer: botocore's object that signs requests.
     """
 
     url: str
     headers: Mapping[str, str]
     context: Mapping[str, Any]
     signer: Any
-    signature: str
-    signing: Mapping[str, str]
 
 
-@dataclass(frozen=True)
-class Form:
+class Form(NamedTuple):
     """What all requests of one kind to one bucket or function have in common.
 
     Args:
         url: the URL without its ending.
         target: the part of ``url`` after the host.
-        host: the header ``Host``.
         headers: the headers.
-        note: what it was made of.
-        context: the parts of the context that concern the signature.
-        pool: urllib3's pool with the client's connections.
-        timeout: how many seconds the service may send nothing.
+        context: the parts of the noted context that concern the signature.
+        signer: botocore's object that signs requests.
+        pool: returns urllib3's pool of the client's connections; ``None`` once the client was closed. (urllib3 2 closes
+            connections when nothing refers to their pool.)
     """
 
     url: str
     target: str
-    host: str
     headers: Mapping[str, str]
-    note: Note
     context: Mapping[str, Any]
-    pool: Any
-    timeout: float
+    signer: Any
+    pool: Callable[[], Any | None]
 
 
-# -- the functions -------------------------------------------------------------------------------------------
+# -- the requests --------------------------------------------------------------------------------------------
 
 
 def get_object(client: Any, bucket: str, key: str, byte_range: tuple[int, int] | None = None) -> Any:
-    """Request an object, and return its body: an object with ``read`` and ``close``, such as botocore's.
+    """Request an object, and return its body as botocore's ``StreamingBody``.
 
     Args:
         client: a botocore client for S3, as for the other functions of this module.
@@ -147,8 +133,8 @@ def get_object(client: Any, bucket: str, key: str, byte_range: tuple[int, int] |
         byte_range: the first and the last offset, both inclusive; by default the whole object.
     """
     ranged = {} if byte_range is None else {"Range": f"bytes={byte_range[0]}-{byte_range[1]}"}
-    request = Request(GET, bucket, _encoded(key), {"Bucket": bucket, "Key": key, **ranged}, ranged)
-    return _lean_of(client).send(client, request, lambda reply: reply, lambda answer: answer["Body"])
+    request = Request(GET, bucket, _encoded(key, "/"), {"Bucket": bucket, "Key": key, **ranged}, ranged)
+    return _lean_of(client).send(client, request, _stream_of, lambda answer: answer["Body"])
 
 
 def put_object(client: Any, bucket: str, key: str, body: bytes, *, if_absent: bool = False) -> None:
@@ -156,8 +142,9 @@ def put_object(client: Any, bucket: str, key: str, body: bytes, *, if_absent: bo
     arguments: dict[str, Any] = {"Bucket": bucket, "Key": key, "Body": body}
     if if_absent:
         arguments["IfNoneMatch"] = "*"
-    request = Request(PUT, bucket, _encoded(key), arguments, {"If-None-Match": "*"} if if_absent else {}, body)
-    _lean_of(client).send(client, request, lambda reply: True, lambda answer: True)
+    request = Request(PUT, bucket, _encoded(key, "/"), arguments, {"If-None-Match": "*"} if if_absent else {}, body)
+    # S3 may answer 200 and say in the body that it failed: botocore repeats such a request.
+    _lean_of(client).send(client, request, lambda response: None if response.data else True, lambda answer: True)
 
 
 def list_objects(client: Any, bucket: str, prefix: str, *, start_after: str = "", token: str = "") -> Page:
@@ -171,15 +158,17 @@ def list_objects(client: Any, bucket: str, prefix: str, *, start_after: str = ""
         token: the ``next`` of the page before.
     """
     arguments = {"Bucket": bucket, "Prefix": prefix}
-    query = f"?list-type=2&encoding-type=url&prefix={_encoded(prefix, '')}"
     if token:
         arguments["ContinuationToken"] = token
-        query += f"&continuation-token={_encoded(token, '')}"
     elif start_after:
         arguments["StartAfter"] = start_after
-        query += f"&start-after={_encoded(start_after, '')}"
-    request = Request(LIST, bucket, query, arguments)
-    return _lean_of(client).send(client, request, lambda reply: scan_page(reply.body), page_of)
+    # botocore's order
+    query = "".join(f"&{_PARAMETERS[name]}={_encoded(value)}" for name, value in arguments.items() if name != "Bucket")
+    request = Request(LIST, bucket, f"?list-type=2{query}&encoding-type=url", arguments)
+    return _lean_of(client).send(client, request, lambda response: scan_page(response.data), page_of)
+
+
+_PARAMETERS = {"Prefix": "prefix", "ContinuationToken": "continuation-token", "StartAfter": "start-after"}
 
 
 class Accepted(NamedTuple):
@@ -217,8 +206,15 @@ def when_dated(client: Any, note: Callable[[str | None], object]) -> None:
     _lean_of(client).note_date = note
 
 
-def _accepted(reply: Reply) -> Accepted | None:
-    return Accepted(202, reply.header("x-amzn-requestid") or "") if reply.status == 202 else None
+def _stream_of(response: Any) -> Any:
+    from botocore.response import StreamingBody
+
+    return StreamingBody(response, response.headers.get("content-length"))
+
+
+def _accepted(response: Any) -> Accepted | None:
+    request_id = response.headers.get("x-amzn-requestid")
+    return Accepted(202, request_id) if response.status == 202 and request_id else None
 
 
 def _accepted_by_botocore(answer: Mapping[str, Any]) -> Accepted:
@@ -227,64 +223,117 @@ def _accepted_by_botocore(answer: Mapping[str, Any]) -> Accepted:
     return Accepted(answer.get("StatusCode", 0), str(answer.get("ResponseMetadata", {}).get("RequestId", "")))
 
 
-def _encoded(text: str, safe: str = "/") -> str:
+def _encoded(text: str, safe: str = "") -> str:
     """Return a text as botocore writes it in a URL."""
     return quote(text, safe=f"{safe}-._~")
 
 
-# -- what goes through botocore ------------------------------------------------------------------------------
+# -- forms ---------------------------------------------------------------------------------------------------
 
-_SIGNATURES = ("v4", "s3v4")
-_SIGNING = {"region", "signing_name", "disableDoubleEncoding"}
-_COMMON_HEADERS = {"user-agent", "content-type", "accept"}
-_OWN_HEADERS = {"expect", "range", "if-none-match", "x-amz-invocation-type", "x-amzn-trace-id", "content-length"}
-_LIST_PARAMETERS = {"list-type", "encoding-type", "prefix", "continuation-token", "start-after"}
-_SIGNATURE_CONTEXT = ("client_config", "has_streaming_input", "payload_signing_enabled", "unsigned_payload")
+_SHARED_HEADERS = {"user-agent", "content-type", "accept"}
+_OWN_HEADERS = {"expect", "range", "if-none-match", "x-amz-invocation-type", "x-amzn-trace-id"}
+_OWN_CONTEXT = {"input_params", "s3_redirect", "retries", "timestamp"}  # two of these contain the body
 
 
-def unfit_form(request: Request, note: Note, *, direct: bool) -> str:
-    """Return why botocore must send all requests like this one; empty if this module can send the same.
+def form_of(client: Any, request: Request, note: Note) -> Form | None:
+    """Return the form of a request; ``None`` if botocore must send all requests like this one.
 
-    What a setting changes shows in what botocore sent: a dual-stack, FIPS or accelerated endpoint, an endpoint of the
-    user's own, the bucket in the host or in the path, the region of a bucket that was found by a redirect. The form has
-    all of that. What is named here, a form cannot have.
+    A form has the effect of every setting that shows in the URL or in what the signer looks at: an endpoint of the
+    user's own, a dual-stack, FIPS or accelerated endpoint, the bucket in the host or in the path, the region of a
+    bucket that was found by a redirect. It cannot have a proxy, a checksum of the body, or a header that is not known.
 
     Args:
+        client: the client that sent the request.
         request: the request.
         note: what botocore sent for it.
-        direct: whether the connection leads to the service itself, and not through a proxy.
     """
-    path, _, query = note.url.partition("?")
-    parameters = parse_qs(query, keep_blank_values=True)
-    strange = {name.lower() for name in note.headers} - _COMMON_HEADERS - _OWN_HEADERS
-    if not direct:
-        return "a proxy is in between"
-    if note.signature not in _SIGNATURES:  # anonymous, S3 Express, several regions, a bearer's token
-        return f"the signature is {note.signature}"
-    if set(note.context.get("signing") or ()) - _SIGNING:
-        return "the request has credentials of its own"
-    if note.context.get("checksum"):
-        return "botocore adds a checksum"
-    if strange:
-        return f"botocore adds {sorted(strange)}"
-    if request.kind is LIST:
-        usual = set(parameters) <= _LIST_PARAMETERS and parameters.get("encoding-type") == ["url"]
-        return "" if usual else f"botocore asks for {sorted(parameters)}"
-    if query or not path.endswith(request.ending):
-        return "the URL does not end with the key"
-    return ""
+    url = note.url.removesuffix(request.ending)
+    pool = connection_pool(client, url)
+    strange = {name.lower() for name in note.headers} - _SHARED_HEADERS - _OWN_HEADERS
+    if pool is None or strange or note.context.get("checksum") or url + request.ending != note.url:
+        return None
+    return Form(
+        url=url,
+        target=urlsplit(url).path or "/",
+        headers={name: value for name, value in note.headers.items() if name.lower() in _SHARED_HEADERS},
+        context={name: value for name, value in note.context.items() if name not in _OWN_CONTEXT},
+        signer=note.signer,
+        pool=weakref.ref(pool),
+    )
 
 
-def unfit_request(request: Request) -> str:
-    """Return why botocore must send this request; empty if this module can send the same."""
-    ending = request.ending
-    if len(request.body) > LARGEST_BODY:
-        return "the body is large"
-    # Servers, and libraries on the way, treat such paths as others: leave them as they have always been.
-    if request.kind in (GET, PUT) and (ending[:1] in ("", "/", ".") or "//" in ending or "/." in ending):
-        return "the path has parts that may be dropped"
-    return ""
+def signed_headers(form: Form, request: Request) -> dict[str, str]:
+    """Return the headers of a request, with its signature.
 
+    Raises:
+        Exception: what botocore raises if there are no credentials, or if their source fails.
+    """
+    from botocore.awsrequest import AWSRequest
+    from botocore.handlers import add_recursion_detection_header
+
+    headers = {**form.headers, **request.headers}
+    add_recursion_detection_header({"headers": headers})  # so that AWS stops functions that call each other for ever
+    unsigned = AWSRequest(request.kind.method, form.url + request.ending, headers=headers, data=request.body)
+    unsigned.context = dict(form.context)  # the signer writes into it
+    form.signer.sign(request.kind.operation, unsigned)
+    return dict(unsigned.headers.items())
+
+
+def exchange(form: Form, request: Request) -> Any | None:
+    """Send a request.
+
+    Returns:
+        urllib3's response, which is read already unless it is an object that was requested; botocore's exception if the
+        connection broke or no answer came in time; ``None`` if nothing was sent, because the client was closed.
+    """
+    from urllib3.exceptions import ClosedPoolError, HTTPError
+
+    headers = signed_headers(form, request)
+    pool = form.pool()
+    if pool is None:
+        return None
+    try:
+        response = pool.urlopen(
+            request.kind.method,
+            form.target + request.ending,
+            body=request.body or None,
+            headers=headers,
+            retries=False,
+            redirect=False,
+            assert_same_host=False,
+            preload_content=False,
+            decode_content=False,
+        )
+        if request.kind is not GET or response.status >= 300:
+            response.data  # noqa: B018 - reads the body, and gives the connection back to the pool
+    except ClosedPoolError:  # urllib3 1
+        return None
+    except HTTPError as error:
+        return as_botocore_says(error, form.url + request.ending)
+    return response
+
+
+def as_botocore_says(error: Exception, url: str) -> Exception:
+    """Return botocore's exception for one of urllib3's, as ``botocore.httpsession`` raises it."""
+    from botocore import exceptions
+    from urllib3 import exceptions as causes
+
+    table = (  # in botocore's order: some of the causes are subclasses of others
+        (causes.SSLError, exceptions.SSLError),
+        (causes.NewConnectionError, exceptions.EndpointConnectionError),
+        (causes.ConnectTimeoutError, exceptions.ConnectTimeoutError),
+        (causes.ReadTimeoutError, exceptions.ReadTimeoutError),
+        (causes.ProtocolError, exceptions.ConnectionClosedError),
+    )
+    for cause, meaning in table:
+        if isinstance(error, cause):
+            said: Exception = meaning(endpoint_url=url, error=error)
+            return said
+    other: Exception = exceptions.HTTPClientError(error=error)
+    return other
+
+
+# -- one client ----------------------------------------------------------------------------------------------
 
 _EVENTS = (
     *("provide-client-params", "before-parameter-build", "before-endpoint-resolution", "before-call"),
@@ -294,7 +343,7 @@ _EVENTS = (
 """The events of one request. A handler of any of them may change or observe it."""
 
 _OWN_MODULES = ("botocore.", "pywren.aws.", "pywren.storage.")
-_LOGGERS = tuple(logging.getLogger(name) for name in ("botocore.endpoint", "urllib3.connectionpool"))
+_LOGGER = logging.getLogger("botocore.endpoint")  # shows every request at debug level
 
 
 def _is_own(handler: Any) -> bool:
@@ -309,19 +358,22 @@ def _is_original(function: Any) -> bool:
     return type(function) is types.FunctionType and str(function.__globals__.get("__name__")).startswith("botocore.")
 
 
-# -- one client ----------------------------------------------------------------------------------------------
+class _Call:
+    """One call of a botocore method by this module.
+
+    Args:
+        answer: the answer or the error that botocore is to take for that of its first try; ``None`` lets it send.
+    """
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+        self.note: Note | None = None  # what botocore has sent last
 
 
-class _Ours(threading.local):
-    """What the thread's call of a botocore method is about. botocore calls its event handlers on the same thread."""
+class _Here(threading.local):
+    """What this thread does. botocore calls its event handlers on the thread that sends."""
 
-    request: Request | None = None
-    """The request whose form is to be noted, or which has been sent already."""
-
-    answer: Any = None
-    """The answer or the error that botocore is to take for that of its first try."""
-
-    note: Note | None = None
+    call: _Call | None = None
 
 
 class _Lean:
@@ -336,25 +388,23 @@ class _Lean:
     def __init__(self, client: Any) -> None:
         self.note_date: Callable[[str | None], object] = lambda date: None
         self._service = client.meta.service_model.service_id.hyphenize()
-        self._timeout = client.meta.config.read_timeout
         self._forms: dict[tuple[Kind, str], Form] = {}
         # Replaced as a whole: the registrations, and the operations that were looked at since they changed.
         self._watched: tuple[object, dict[str, bool]] = (None, {})
-        self._ours = _Ours()
-        self._owed = 0  # threads may lose a count of another: it is about the order of magnitude
+        self._here = _Here()
 
     def attach(self, client: Any) -> None:
         """Register the handlers that note and hand over."""
-        events = client.meta.events
-        events.register_last(f"before-sign.{self._service}", self._see)
-        events.register_first(f"before-send.{self._service}", self._answer)
-        events.register_first(f"needs-retry.{self._service}", self._adopt)
+        # For these operations alone: botocore sends other requests on the way, for example to find a bucket.
+        for kind in _KINDS[self._service]:
+            client.meta.events.register_first(f"before-sign.{self._service}.{kind.operation}", self._see)
+            client.meta.events.register_first(f"before-send.{self._service}.{kind.operation}", self._answer)
 
     def send(
         self,
         client: Any,
         request: Request,
-        accept: Callable[[Reply], Result | None],
+        accept: Callable[[Any], Result | None],
         otherwise: Callable[[Mapping[str, Any]], Result],
     ) -> Result:
         """Send a request.
@@ -366,34 +416,23 @@ class _Lean:
             otherwise: makes the result of botocore's answer.
         """
         form = self._forms.get((request.kind, request.place))
-        if form is None or unfit_request(request) or self._must_yield(client, request.kind):
-            return otherwise(self._by_botocore(client, request, note=form is None))
-        sent = self._first_try(form, request)
-        if isinstance(sent, Reply):
-            if sent.status < 300:
-                result = accept(sent)
-                if result is not None:
-                    self.note_date(sent.header("date"))
-                    return result
-            return otherwise(self._hand_over(client, request, sent))
-        # Without an open connection botocore opens one. If its pool was closed, the form is to be noted again.
-        return otherwise(self._by_botocore(client, request, sent, note=form.pool.pool is None))
+        if form is None or len(request.body) > LARGEST_BODY or self._is_watched(client, request.kind):
+            return otherwise(self._by_botocore(client, request))
+        response = exchange(form, request)
+        if response is None or isinstance(response, Exception):
+            return otherwise(self._by_botocore(client, request, response))
+        result = accept(response) if response.status < 300 else None
+        if result is None:
+            return otherwise(self._by_botocore(client, request, _for_botocore(response, form.url + request.ending)))
+        self.note_date(response.headers.get("date"))
+        return result
 
-    def _must_yield(self, client: Any, kind: Kind) -> bool:
-        if self._owed > 0:
-            self._owed -= 1
-            return True
-        return any(logger.isEnabledFor(logging.DEBUG) for logger in _LOGGERS) or self.is_watched(client, kind)
-
-    def is_watched(self, client: Any, kind: Kind) -> bool:
+    def _is_watched(self, client: Any, kind: Kind) -> bool:
         """Tell whether something besides botocore and pywren may change or observe such requests.
 
-        That is an event handler of the user's, moto or botocore's ``Stubber``, or a function of botocore that was
-        replaced, by a mock or by a library that traces requests.
+        That is an event handler of the user's, moto or botocore's ``Stubber``, a method of the client that was
+        replaced, by a mock or by a library that traces requests, or a log at debug level.
         """
-        from botocore.endpoint import Endpoint
-        from botocore.httpsession import URLLib3Session
-
         try:
             registrations = event_registrations(client)
             if registrations is not self._watched[0]:
@@ -405,124 +444,69 @@ class _Lean:
                     for event in _EVENTS
                     for handler in event_handlers(client, f"{event}.{self._service}.{kind.operation}")
                 )
+            method = getattr(getattr(client, kind.function), "__func__", None)
             return (
                 known[kind.operation]
-                or kind.function in vars(client)
-                or not all(map(_is_original, (api_call(client), Endpoint.make_request, URLLib3Session.send)))
+                or not (_is_original(method) and _is_original(api_call(client)))
+                or _LOGGER.isEnabledFor(logging.DEBUG)
             )
         except AttributeError:  # another version of botocore has other names: leave all requests to it
             return True
 
-    def _first_try(self, form: Form, request: Request) -> Reply | Exception | None:
-        """Return the answer to a request, or the error that botocore would have had; ``None`` if it was not sent."""
-        from botocore.exceptions import HTTPClientError
+    def _by_botocore(self, client: Any, request: Request, answer: Any = None) -> Mapping[str, Any]:
+        """Have botocore send a request, and note what it sent.
 
-        # Signed before a connection is borrowed: the signer may have to fetch new credentials, which may take long.
-        message = compose(form, request)
-        connection = None if message is None else borrow(form.pool)
-        if message is None or connection is None:
-            return None
-        method, url = request.kind.method, form.url + request.ending
-        try:
-            reply = Reply(form.pool, connection, message, method, url, form.timeout)
-            if request.kind is not GET or reply.status >= 300:
-                reply.load()
-        except HTTPClientError as lost:
-            error: Exception = lost
-            return error
-        return reply
-
-    # -- botocore's part -----------------------------------------------------------------------------------
-
-    def _hand_over(self, client: Any, request: Request, reply: Reply) -> Mapping[str, Any]:
-        from botocore.awsrequest import AWSResponse
-
-        if reply.status in _ELSEWHERE:
-            self._forms.pop((request.kind, request.place), None)  # the next one that succeeds is the new form
-        answer = AWSResponse(reply.url, reply.status, dict(reply.headers()), _Body(reply.body))
-        return self._by_botocore(client, request, answer, note=reply.status in _ELSEWHERE)
-
-    def _by_botocore(self, client: Any, request: Request, answer: Any = None, *, note: bool) -> Mapping[str, Any]:
-        if answer is not None and _is_trouble(answer):
-            self._owed = min(self._owed + TRUST, 100 * TRUST)
-        ours = self._ours
-        if note or answer is not None:
-            ours.request, ours.answer = request, answer
+        Args:
+            client: the client.
+            request: the request.
+            answer: the answer that has come already, or the error in its place.
+        """
+        self._here.call = call = _Call(answer)
         try:
             result: Mapping[str, Any] = getattr(client, request.kind.function)(**request.arguments)
         finally:
-            ours.request = ours.answer = ours.note = None
+            self._here.call = None
+        if call.note is not None:  # botocore's Stubber answers before anything is signed
+            self._keep(request, form_of(client, request, call.note))
         return result
 
-    def _see(self, request: Any, operation_name: str, **signing: Any) -> None:
-        """Note what botocore is about to sign. A handler of ``before-sign``."""
-        ours = self._ours
-        if ours.request is None or ours.request.kind.operation != operation_name:
+    def _keep(self, request: Request, form: Form | None) -> None:
+        if form is None:
+            self._forms.pop((request.kind, request.place), None)
             return
-        own = request.context.get("signing") or {}
-        ours.note = Note(
-            url=request.url,
-            headers=dict(request.headers.items()),
-            context=request.context,
-            signer=signing["request_signer"],
-            signature=str(signing["signature_version"]),
-            signing={
-                "signing_name": own.get("signing_name") or signing["signing_name"],
-                "region_name": own.get("region") or signing["region_name"],
-            },
-        )
+        if len(self._forms) >= MOST_FORMS:
+            self._forms.clear()
+        self._forms[request.kind, request.place] = form
 
-    def _answer(self, event_name: str, **_: object) -> Any:
+    def _see(self, request: Any, request_signer: Any, **_: object) -> None:
+        """Note what botocore is about to sign. A handler of ``before-sign``."""
+        call = self._here.call
+        if call is not None:
+            call.note = Note(request.url, dict(request.headers.items()), request.context, request_signer)
+
+    def _answer(self, **_: object) -> Any:
         """Give botocore the answer that has come already. A handler of ``before-send``."""
-        ours = self._ours
-        # The operation is compared, because botocore sends other requests on the way, for example to find a bucket.
-        if ours.answer is None or ours.request is None or not event_name.endswith(f".{ours.request.kind.operation}"):
+        call = self._here.call
+        if call is None:
             return None
-        answer, ours.answer = ours.answer, None  # botocore itself sends every further try
+        answer, call.answer = call.answer, None  # botocore itself sends every further try
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    def _adopt(self, response: Any, endpoint: Any, operation: Any, **_: object) -> None:
-        """Make a form of what was noted, if the service has accepted it. A handler of ``needs-retry``."""
-        ours = self._ours
-        request, note = ours.request, ours.note
-        if request is None or note is None or response is None or operation.name != request.kind.operation:
-            return
-        if response[0].status_code < 300:
-            form = form_of(request, note, endpoint.http_session, self._timeout)
-            if len(self._forms) >= MOST_FORMS:
-                self._forms.clear()
-            if form is not None:
-                self._forms[request.kind, request.place] = form
+
+def _for_botocore(response: Any, url: str) -> Any:
+    from botocore.awsrequest import AWSResponse
+
+    return AWSResponse(url, response.status, response.headers, _Body(response.data))
 
 
-_ELSEWHERE = (301, 302, 307, 308, 400)
-"""The statuses with which S3 says that a bucket is in another place, or that a signature is for another region."""
-
-
-def _is_trouble(answer: Any) -> bool:
-    return isinstance(answer, Exception) or answer.status_code >= 500 or answer.status_code == 429
-
-
-class _Body:
+class _Body(io.BytesIO):
     """A body that was read already, as botocore's ``AWSResponse`` and ``StreamingBody`` read one."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
 
     def stream(self) -> list[bytes]:
         """Return all pieces."""
         return [self.read()]
-
-    def read(self, amount: int | None = None) -> bytes:
-        """Return the next bytes."""
-        size = len(self._data) if amount is None else amount
-        piece, self._data = self._data[:size], self._data[size:]
-        return piece
-
-    def close(self) -> None:
-        """Do nothing: the connection was given back."""
 
 
 _leans: weakref.WeakKeyDictionary[Any, _Lean] = weakref.WeakKeyDictionary()
@@ -536,65 +520,3 @@ def _lean_of(client: Any) -> _Lean:
         if lean is made:
             lean.attach(client)
     return lean
-
-
-# -- forms and messages --------------------------------------------------------------------------------------
-
-
-def form_of(request: Request, note: Note, http_session: Any, timeout: float) -> Form | None:
-    """Return the form of a request; ``None`` if botocore must send all requests like this one.
-
-    Args:
-        request: the request.
-        note: what botocore sent for it.
-        http_session: botocore's object that has the connections.
-        timeout: how many seconds the service may send nothing.
-    """
-    path = note.url.partition("?")[0]
-    try:
-        pool = connection_pool(http_session, note.url)
-    except AttributeError:  # another version of botocore has other names
-        return None
-    if unfit_form(request, note, direct=pool is not None):
-        return None
-    url = path if request.kind is LIST else path.removesuffix(request.ending)
-    parts = urlsplit(url)
-    return Form(
-        url=url,
-        target=url.removeprefix(f"{parts.scheme}://{parts.netloc}") or "/",
-        host=parts.netloc.rpartition("@")[2],
-        headers={name: value for name, value in note.headers.items() if name.lower() in _COMMON_HEADERS},
-        note=note._replace(context={}),  # which may contain a body
-        context={name: note.context[name] for name in _SIGNATURE_CONTEXT if name in note.context},
-        pool=pool,
-        timeout=timeout,
-    )
-
-
-def compose(form: Form, request: Request) -> bytes | None:
-    """Return the bytes of a signed request; ``None`` if they would not be one request.
-
-    Raises:
-        Exception: what botocore raises if there are no credentials, or if their source fails.
-    """
-    from botocore.awsrequest import AWSRequest
-    from botocore.handlers import add_recursion_detection_header
-
-    kind = request.kind
-    headers = {**form.headers, **request.headers, "Host": form.host}
-    add_recursion_detection_header({"headers": headers})  # so that AWS stops functions that call each other for ever
-    signed = AWSRequest(method=kind.method, url=form.url + request.ending, headers=headers, data=request.body)
-    signed.context = dict(form.context)
-    note = form.note
-    note.signer.get_auth_instance(**note.signing, signature_version=note.signature).add_auth(signed)
-    lines = [f"{kind.method} {form.target}{request.ending} HTTP/1.1"]
-    lines += [f"{name}: {value}" for name, value in signed.headers.items()]
-    # botocore adds these after it has signed: it counts its tries, and wants no compressed answer.
-    lines += [f"amz-sdk-invocation-id: {uuid.uuid4()}", "amz-sdk-request: attempt=1", "Accept-Encoding: identity"]
-    if kind.method != "GET":
-        lines.append(f"Content-Length: {len(request.body)}")
-    head = "\r\n".join(lines)
-    # No value may begin another header or request. botocore says what is wrong with it.
-    if not head.isascii() or not head.count("\n") == head.count("\r") == len(lines) - 1:
-        return None
-    return head.encode("ascii") + b"\r\n\r\n" + request.body

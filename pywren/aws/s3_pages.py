@@ -33,7 +33,6 @@ _NEXT = re.compile(rb"<NextContinuationToken>([^<]+)</NextContinuationToken>")
 _ROOT = re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?<ListBucketResult[\s>]")
 _OBJECT = b"<Contents>"
 _ENCODED = b"<EncodingType>url</EncodingType>"
-_UNUSUAL = (b"<!", b"&#")  # comments, CDATA sections, character references
 
 
 def scan_page(body: bytes) -> Page | None:
@@ -49,30 +48,21 @@ def scan_page(body: bytes) -> Page | None:
     """
     if not _ROOT.match(body) or not body.rstrip().endswith(b"</ListBucketResult>"):
         return None
-    truncated = _TRUNCATED.findall(body)
-    if len(truncated) != 1 or _ENCODED not in body or any(mark in body for mark in _UNUSUAL):
+    if _ENCODED not in body or b"<!" in body:  # a comment or a CDATA section could contain anything
         return None
-    keys, times = _KEY.findall(body), _TIME.findall(body)
+    truncated, keys, times = _TRUNCATED.findall(body), _KEY.findall(body), _TIME.findall(body)
+    following = _NEXT.findall(body) if truncated == [b"true"] else []
+    if len(truncated) != 1 or len(following) != truncated.count(b"true"):
+        return None
     if not len(keys) == len(times) == body.count(_OBJECT):
         return None
-    following = _NEXT.findall(body) if truncated == [b"true"] else []
-    if len(following) != (truncated == [b"true"]) or any(b"&" in token for token in following):
+    text = b"".join((*keys, *times, *following))
+    if b"&" in text or not text.isascii():  # in URL encoding there are neither entities nor other characters
         return None
-    try:
-        return Page(_decoded(keys), [time.decode("ascii") for time in times], _text(following))
-    except UnicodeDecodeError:
-        return None
-
-
-def _decoded(keys: Sequence[bytes]) -> list[str]:
-    # One look at all keys together spares a thousand small ones: pywren's own keys need no decoding.
-    texts = [key.decode("ascii") for key in keys]
-    together = "".join(texts)
-    return [unquote_plus(text) for text in texts] if "%" in together or "+" in together else texts
-
-
-def _text(tokens: Sequence[bytes]) -> str | None:
-    return tokens[0].decode("ascii") if tokens else None
+    names = [key.decode() for key in keys]
+    if b"%" in text or b"+" in text:  # pywren's own keys need no decoding
+        names = [unquote_plus(name) for name in names]
+    return Page(names, [time.decode() for time in times], following[0].decode() if following else None)
 
 
 def page_of(answer: Mapping[str, Any]) -> Page:

@@ -161,7 +161,7 @@ def base_executable() -> str:
     return getattr(sys, "_base_executable", None) or sys.executable
 
 
-# -- botocore and urllib3 ------------------------------------------------------------------------------------
+# -- botocore ------------------------------------------------------------------------------------------------
 
 
 def event_handlers(client: Any, event: str) -> list[Any]:
@@ -179,8 +179,15 @@ def api_call(client: Any) -> Any:
     return type(client)._make_api_call
 
 
-def connection_pool(http_session: Any, url: str) -> Any | None:
-    """Return urllib3's pool with a botocore session's connections to a URL; ``None`` if a proxy is between them."""
-    if http_session._proxy_config.proxy_url_for(url) is not None:
+def connection_pool(client: Any, url: str) -> Any | None:
+    """Return urllib3's pool of a botocore client's connections to a URL.
+
+    Returns:
+        The pool; ``None`` if a proxy is between the client and the URL, or if this version of botocore has other names.
+    """
+    try:
+        session = client._endpoint.http_session
+        direct = session._proxy_config.proxy_url_for(url) is None
+        return session._manager.connection_from_url(url) if direct else None
+    except AttributeError:
         return None
-    return http_session._manager.connection_from_url(url)

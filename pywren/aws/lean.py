@@ -1,4 +1,4 @@
-"""Sends S3's GetObject, PutObject and ListObjectsV2, and Lambda's Invoke, with a third of botocore's work.
+"""Sends S3's GetObject, PutObject and ListObjectsV2, and Lambda's Invoke, with half of botocore's work.
 
 botocore composes each request anew, and asks dozens of event handlers on the way. But two requests of one kind differ
 only in a key, a range, a body. So botocore sends the first request of a kind, and this module notes what it sent: the

@@ -26,9 +26,10 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from botocore.stub import Stubber
 from scripted_server import DATE, Answer, ScriptedServer, Seen, answer, page, refusal, usual
+from urllib3.connection import HTTPConnection
 from without_moto import keep_moto_out
 
-from pywren.aws import lean, sending
+from pywren.aws import lean
 from pywren.aws.requests import AWS
 from pywren.aws.s3_pages import Page, scan_page
 from pywren.aws.sending import Retry
@@ -332,19 +333,22 @@ def test_the_same_comes_of_an_answer(
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_service_that_says_nothing(
-    server: ScriptedServer, pauses: list[float], monkeypatch: pytest.MonkeyPatch, operation: str
+    troubled: tuple[Requests, Requests], pauses: list[float], monkeypatch: pytest.MonkeyPatch, operation: str
 ) -> None:
     """After the time limit of the client the request counts as botocore's first try, which it repeats."""
-    monkeypatch.setattr(sending, "CLIENT_OPTIONS", {**sending.CLIENT_OPTIONS, "read_timeout": 0.2})
-    monkeypatch.setattr("pywren.aws.session.CLIENT_OPTIONS", sending.CLIENT_OPTIONS)
+    wait, errors = HTTPConnection.getresponse, []
+
+    def getresponse(connection: HTTPConnection) -> Any:
+        if errors:
+            raise errors.pop()
+        return wait(connection)
+
+    monkeypatch.setattr(HTTPConnection, "getresponse", getresponse)
     outcomes = []
-    for plain in (True, False):
-        go_on = threading.Event()
-        with closing(Requests(server, plain=plain)) as requests:
-            silent = Answer(b"", close=True, before=go_on.wait)
-            outcomes.append(outcome(requests, operation, [silent], pauses))
-            go_on.set()
-            assert [seen.by_botocore for seen in server.seen] == [plain, True]
+    for requests in troubled:
+        errors.append(TimeoutError("timed out"))  # as recv(2) says it after the time limit of the client
+        outcomes.append(outcome(requests, operation, [], pauses))
+        assert [seen.by_botocore for seen in requests.server.seen] == [requests is troubled[0], True]
     assert outcomes[0] == outcomes[1]
 
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta, timezone
+from ipaddress import ip_address
+from pathlib import Path
 from typing import NamedTuple
 
 DATE = "Mon, 02 Mar 2026 10:00:00 GMT"
@@ -77,20 +81,46 @@ def usual(seen: Seen) -> Answer:
     return answer(206 if "range" in seen.headers else 200, f"{seen.target} {seen.headers.get('range')}".encode())
 
 
+def certificate(directory: Path, name: str, *, days: int = 2) -> Path:
+    """Write a certificate for 127.0.0.1, or for another name, and its key into one file."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "x")])
+    now = datetime.now(timezone.utc)
+    names = [x509.IPAddress(ip_address(name)) if name[0].isdigit() else x509.DNSName(name)]
+    builder = x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+    builder = builder.not_valid_before(now - timedelta(days=9)).not_valid_after(now + timedelta(days=days))
+    made = builder.add_extension(x509.SubjectAlternativeName(names), critical=False).sign(key, hashes.SHA256())
+    path = directory / f"{name}-{days}.pem"
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path.write_bytes(pem + made.public_bytes(serialization.Encoding.PEM))
+    return path
+
+
 class ScriptedServer:
     """Answers requests with ``script``, one answer a request, and then as ``usual``.
 
     One thread accepts connections, and each connection has a thread.
+
+    Args:
+        pem: a certificate and its key; with it the server speaks TLS.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, pem: Path | None = None) -> None:
+        self._tls = None
+        if pem is not None:
+            self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            self._tls.load_cert_chain(pem)
         self.script: list[Answer] = []
         self.seen: list[Seen] = []
         self.connections = 0
         self._open: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
         self._socket = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self.url = f"http{'s' if pem else ''}://127.0.0.1:{self._socket.getsockname()[1]}"
         self._start(self._accept)
 
     def _start(self, run: Callable[..., object], *arguments: object) -> None:
@@ -107,7 +137,12 @@ class ScriptedServer:
                 self._start(self._serve, connection, self.connections)
 
     def _serve(self, connection: socket.socket, number: int) -> None:
-        with contextlib.suppress(OSError), connection, connection.makefile("rb") as stream:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(contextlib.suppress(OSError))
+            stack.enter_context(connection)
+            if self._tls is not None:
+                connection = stack.enter_context(self._tls.wrap_socket(connection, server_side=True))
+            stream = stack.enter_context(connection.makefile("rb"))
             while True:
                 seen = _read(connection, stream, number)
                 if seen is None:

@@ -25,7 +25,7 @@ from botocore.auth import S3SigV4Auth, SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from botocore.stub import Stubber
-from scripted_server import DATE, Answer, ScriptedServer, Seen, answer, page, refusal, usual
+from scripted_server import DATE, Answer, ScriptedServer, Seen, answer, certificate, page, refusal, usual
 from urllib3.connection import HTTPConnection
 from without_moto import keep_moto_out
 
@@ -584,6 +584,19 @@ def test_a_proxy(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> Non
             assert storage.put("p/k", b"data") is True
     assert [seen.by_botocore for seen in server.seen] == [True, True]
     assert server.seen[-1].target.startswith("http://")
+
+
+def test_tls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Over TLS, lean requests use the connections that botocore has opened and verified."""
+    pem = certificate(tmp_path, "127.0.0.1")
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(pem))
+    with closing(ScriptedServer(pem)) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        with closing(Requests(server)) as requests:
+            assert all_kinds(requests) == [False] * 4
+            assert server.connections == 2
+            for seen in server.seen:
+                assert seen.headers["authorization"].endswith(f"Signature={signature(seen)}")
 
 
 def test_a_large_body(requests: Requests) -> None:

@@ -159,3 +159,35 @@ def base_executable() -> str:
     Before Python 3.11 the path may be that of a link to the interpreter.
     """
     return getattr(sys, "_base_executable", None) or sys.executable
+
+
+# -- botocore ------------------------------------------------------------------------------------------------
+
+
+def event_handlers(client: Any, event: str) -> list[Any]:
+    """Return the functions that a botocore client calls at an event, such as ``before-send.s3.GetObject``."""
+    return list(client.meta.events._emitter._handlers.prefix_search(event))
+
+
+def event_registrations(client: Any) -> object:
+    """Return an object that is another one whenever a handler of a botocore client was registered or unregistered."""
+    return client.meta.events._emitter._lookup_cache
+
+
+def api_call(client: Any) -> Any:
+    """Return the function through which all methods of a botocore client go. Tracing libraries replace it."""
+    return type(client)._make_api_call
+
+
+def connection_pool(client: Any, url: str) -> Any | None:
+    """Return urllib3's pool of a botocore client's connections to a URL.
+
+    Returns:
+        The pool; ``None`` if a proxy is between the client and the URL, or if this version of botocore has other names.
+    """
+    try:
+        session = client._endpoint.http_session
+        direct = session._proxy_config.proxy_url_for(url) is None
+        return session._manager.connection_from_url(url) if direct else None
+    except AttributeError:
+        return None

@@ -3,7 +3,8 @@
 botocore composes each request anew, and asks dozens of event handlers on the way. But two requests of one kind differ
 only in a key, a range, a body. So botocore sends the first request of a kind, and this module notes what it sent: the
 *form* of the kind. Later requests fill in the form. botocore's own signer signs them with the session's credentials,
-and urllib3's pool of the client's connections sends them. So the endpoint, TLS and time limits are the client's.
+and they are sent over connections that botocore has opened: where none is open, botocore sends the request. So the
+endpoint, TLS and time limits are the client's.
 
 **Only the usual answer is handled here.** A refusal, a redirect, a broken connection or an unexpected answer is *handed
 over*: botocore makes the same call, and a handler of its event ``before-send`` gives it the answer that has come
@@ -18,16 +19,20 @@ noted by several threads at once; the last one counts. What a call hands over is
 
 from __future__ import annotations
 
+import http.client
 import io
 import logging
+import ssl
 import threading
 import types
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlsplit
 
+from pywren.aws.kept_connections import Answer, exchange
 from pywren.aws.s3_pages import Page, page_of, scan_page
 from pywren.system.private_names import api_call, connection_pool, event_handlers, event_registrations
 
@@ -62,6 +67,11 @@ INVOKE = Kind("Invoke", "invoke", "POST")
 _KINDS = {"s3": (GET, PUT, LIST), "lambda": (INVOKE,)}
 
 
+def _read_all(stream: Any) -> bytes:
+    data: bytes = stream.read()
+    return data
+
+
 @dataclass(frozen=True)
 class Request:
     """One request.
@@ -73,6 +83,7 @@ class Request:
         arguments: the arguments of botocore's method for the same request.
         headers: the headers that only some requests of this kind have.
         body: what is sent.
+        read: reads the body of a successful answer from a stream.
     """
 
     kind: Kind
@@ -81,6 +92,7 @@ class Request:
     arguments: Mapping[str, Any] = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = field(default=b"", repr=False)
+    read: Callable[[Any], bytes] = field(default=_read_all, repr=False)
 
 
 class Note(NamedTuple):
@@ -123,18 +135,33 @@ class Form(NamedTuple):
 # -- the requests --------------------------------------------------------------------------------------------
 
 
-def get_object(client: Any, bucket: str, key: str, byte_range: tuple[int, int] | None = None) -> Any:
-    """Request an object, and return its body as botocore's ``StreamingBody``.
+def get_object(
+    client: Any,
+    bucket: str,
+    key: str,
+    byte_range: tuple[int, int] | None = None,
+    read: Callable[[Any], bytes] = _read_all,
+) -> bytes:
+    """Return the bytes of an object.
 
     Args:
         client: a botocore client for S3, as for the other functions of this module.
         bucket: the bucket.
         key: the object's key.
         byte_range: the first and the last offset, both inclusive; by default the whole object.
+        read: reads the body from a stream, whose ``read`` takes a number of bytes; by default all of it. What it raises
+            is raised.
     """
     ranged = {} if byte_range is None else {"Range": f"bytes={byte_range[0]}-{byte_range[1]}"}
-    request = Request(GET, bucket, _encoded(key, "/"), {"Bucket": bucket, "Key": key, **ranged}, ranged)
-    return _lean_of(client).send(client, request, _stream_of, lambda answer: answer["Body"])
+    arguments = {"Bucket": bucket, "Key": key, **ranged}
+    request = Request(GET, bucket, _encoded(key, "/"), arguments, ranged, read=read)
+
+    def read_stream(answer: Mapping[str, Any]) -> bytes:
+        with closing(answer["Body"]) as stream:
+            return read(stream)
+
+    data: bytes = _lean_of(client).send(client, request, lambda answer: answer.body, read_stream)
+    return data
 
 
 def put_object(client: Any, bucket: str, key: str, body: bytes, *, if_absent: bool = False) -> None:
@@ -144,7 +171,7 @@ def put_object(client: Any, bucket: str, key: str, body: bytes, *, if_absent: bo
         arguments["IfNoneMatch"] = "*"
     request = Request(PUT, bucket, _encoded(key, "/"), arguments, {"If-None-Match": "*"} if if_absent else {}, body)
     # S3 may answer 200 and say in the body that it failed: botocore repeats such a request.
-    _lean_of(client).send(client, request, lambda response: None if response.data else True, lambda answer: True)
+    _lean_of(client).send(client, request, lambda answer: None if answer.body else True, lambda answer: True)
 
 
 def list_objects(client: Any, bucket: str, prefix: str, *, start_after: str = "", token: str = "") -> Page:
@@ -165,7 +192,7 @@ def list_objects(client: Any, bucket: str, prefix: str, *, start_after: str = ""
     # botocore's order
     query = "".join(f"&{_PARAMETERS[name]}={_encoded(value)}" for name, value in arguments.items() if name != "Bucket")
     request = Request(LIST, bucket, f"?list-type=2{query}&encoding-type=url", arguments)
-    return _lean_of(client).send(client, request, lambda response: scan_page(response.data), page_of)
+    return _lean_of(client).send(client, request, lambda answer: scan_page(answer.body), page_of)
 
 
 _PARAMETERS = {"Prefix": "prefix", "ContinuationToken": "continuation-token", "StartAfter": "start-after"}
@@ -206,15 +233,9 @@ def when_dated(client: Any, note: Callable[[str | None], object]) -> None:
     _lean_of(client).note_date = note
 
 
-def _stream_of(response: Any) -> Any:
-    from botocore.response import StreamingBody
-
-    return StreamingBody(response, response.headers.get("content-length"))
-
-
-def _accepted(response: Any) -> Accepted | None:
-    request_id = response.headers.get("x-amzn-requestid")
-    return Accepted(202, request_id) if response.status == 202 and request_id else None
+def _accepted(answer: Answer) -> Accepted | None:
+    request_id = answer.headers.get("x-amzn-requestid")
+    return Accepted(202, request_id) if answer.status == 202 and request_id else None
 
 
 def _accepted_by_botocore(answer: Mapping[str, Any]) -> Accepted:
@@ -252,14 +273,23 @@ def form_of(client: Any, request: Request, note: Note) -> Form | None:
     strange = {name.lower() for name in note.headers} - _SHARED_HEADERS - _OWN_HEADERS
     if pool is None or strange or note.context.get("checksum") or url + request.ending != note.url:
         return None
+    shared = {name: value for name, value in note.headers.items() if name.lower() in _SHARED_HEADERS}
     return Form(
         url=url,
         target=urlsplit(url).path or "/",
-        headers={name: value for name, value in note.headers.items() if name.lower() in _SHARED_HEADERS},
+        headers={"Host": _host_of(url), **shared},
         context={name: value for name, value in note.context.items() if name not in _OWN_CONTEXT},
         signer=note.signer,
         pool=weakref.ref(pool),
     )
+
+
+def _host_of(url: str) -> str:
+    """Return the header ``Host`` for a URL: without a port that is the scheme's own, and without a user's name."""
+    parts = urlsplit(url)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else str(parts.hostname)
+    own = {"http": 80, "https": 443}.get(parts.scheme)
+    return host if parts.port in (None, own) else f"{host}:{parts.port}"
 
 
 def signed_headers(form: Form, request: Request) -> dict[str, str]:
@@ -279,58 +309,17 @@ def signed_headers(form: Form, request: Request) -> dict[str, str]:
     return dict(unsigned.headers.items())
 
 
-def exchange(form: Form, request: Request) -> Any | None:
-    """Send a request.
-
-    Returns:
-        urllib3's response, which is read already unless it is an object that was requested; botocore's exception if the
-        connection broke or no answer came in time; ``None`` if nothing was sent, because the client was closed.
-    """
-    from urllib3.exceptions import ClosedPoolError, HTTPError
-
-    headers = signed_headers(form, request)
-    pool = form.pool()
-    if pool is None:
-        return None
-    try:
-        response = pool.urlopen(
-            request.kind.method,
-            form.target + request.ending,
-            body=request.body or None,
-            headers=headers,
-            retries=False,
-            redirect=False,
-            assert_same_host=False,
-            preload_content=False,
-            decode_content=False,
-        )
-        if request.kind is not GET or response.status >= 300:
-            response.data  # noqa: B018 - reads the body, and gives the connection back to the pool
-    except ClosedPoolError:  # urllib3 1
-        return None
-    except HTTPError as error:
-        return as_botocore_says(error, form.url + request.ending)
-    return response
-
-
-def as_botocore_says(error: Exception, url: str) -> Exception:
-    """Return botocore's exception for one of urllib3's, as ``botocore.httpsession`` raises it."""
+def as_botocore_says(error: OSError | http.client.HTTPException, url: str) -> Exception:
+    """Return botocore's exception for a connection that broke, as ``botocore.httpsession`` raises it."""
     from botocore import exceptions
-    from urllib3 import exceptions as causes
 
-    table = (  # in botocore's order: some of the causes are subclasses of others
-        (causes.SSLError, exceptions.SSLError),
-        (causes.NewConnectionError, exceptions.EndpointConnectionError),
-        (causes.ConnectTimeoutError, exceptions.ConnectTimeoutError),
-        (causes.ReadTimeoutError, exceptions.ReadTimeoutError),
-        (causes.ProtocolError, exceptions.ConnectionClosedError),
-    )
+    table = ((TimeoutError, exceptions.ReadTimeoutError), (ssl.SSLError, exceptions.SSLError))
     for cause, meaning in table:
         if isinstance(error, cause):
             said: Exception = meaning(endpoint_url=url, error=error)
             return said
-    other: Exception = exceptions.HTTPClientError(error=error)
-    return other
+    closed: Exception = exceptions.ConnectionClosedError(endpoint_url=url, error=error)
+    return closed
 
 
 # -- one client ----------------------------------------------------------------------------------------------
@@ -418,13 +407,13 @@ class _Lean:
         form = self._forms.get((request.kind, request.place))
         if form is None or len(request.body) > LARGEST_BODY or self._is_watched(client, request.kind):
             return otherwise(self._by_botocore(client, request))
-        response = exchange(form, request)
-        if response is None or isinstance(response, Exception):
-            return otherwise(self._by_botocore(client, request, response))
-        result = accept(response) if response.status < 300 else None
+        answer = _answer_to(form, request)
+        if answer is None or isinstance(answer, Exception):
+            return otherwise(self._by_botocore(client, request, answer))
+        result = accept(answer) if answer.status < 300 else None
         if result is None:
-            return otherwise(self._by_botocore(client, request, _for_botocore(response, form.url + request.ending)))
-        self.note_date(response.headers.get("date"))
+            return otherwise(self._by_botocore(client, request, _for_botocore(answer, form.url + request.ending)))
+        self.note_date(answer.headers.get("date"))
         return result
 
     def _is_watched(self, client: Any, kind: Kind) -> bool:
@@ -495,10 +484,28 @@ class _Lean:
         return answer
 
 
-def _for_botocore(response: Any, url: str) -> Any:
+def _answer_to(form: Form, request: Request) -> Answer | Exception | None:
+    """Send a request.
+
+    Returns:
+        The answer; botocore's exception if the connection broke or no answer came in time; ``None`` if nothing was
+        sent, because no connection is open.
+    """
+    headers = signed_headers(form, request)
+    pool = form.pool()
+    if pool is None:  # the client was closed
+        return None
+    try:
+        return exchange(pool, request.kind.method, form.target + request.ending, headers, request.body, request.read)
+    except (OSError, http.client.HTTPException) as error:
+        return as_botocore_says(error, form.url + request.ending)
+
+
+def _for_botocore(answer: Answer, url: str) -> Any:
     from botocore.awsrequest import AWSResponse
 
-    return AWSResponse(url, response.status, response.headers, _Body(response.data))
+    headers = {name: ", ".join(answer.headers.get_all(name, ())) for name in answer.headers}
+    return AWSResponse(url, answer.status, headers, _Body(answer.body))
 
 
 class _Body(io.BytesIO):

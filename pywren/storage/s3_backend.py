@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
 from datetime import datetime, timezone
 from itertools import islice
 from typing import Any, TypeVar
@@ -142,12 +141,12 @@ class S3Backend(NamesOf04):
         """Return an object's bytes, or a range of them. See ``Backend.get``."""
         check_range(key, byte_range)
 
-        def request(s3: Any) -> bytes:
-            # Read the body inside the retry, because the connection may break in the middle of it.
-            with closing(lean.get_object(s3, self.bucket, key, byte_range)) as body:
-                data: bytes = body.read() if limit is None else read_at_most(body.read, limit, key)
+        def read(body: Any) -> bytes:
+            data: bytes = body.read() if limit is None else read_at_most(body.read, limit, key)
             return data
 
+        # Read the body inside the retry, because the connection may break in the middle of it.
+        request = functools.partial(lean.get_object, bucket=self.bucket, key=key, byte_range=byte_range, read=read)
         return self._send(key, request, "read", "s3:GetObject", _READ_HINT)
 
     def list(self, prefix: str, start_after: str = "") -> list[str]:

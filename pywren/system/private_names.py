@@ -183,11 +183,27 @@ def connection_pool(client: Any, url: str) -> Any | None:
     """Return urllib3's pool of a botocore client's connections to a URL.
 
     Returns:
-        The pool; ``None`` if a proxy is between the client and the URL, or if this version of botocore has other names.
+        The pool; ``None`` if a proxy is between the client and the URL, or if these versions of botocore and urllib3
+        have other names.
     """
     try:
         session = client._endpoint.http_session
         direct = session._proxy_config.proxy_url_for(url) is None
-        return session._manager.connection_from_url(url) if direct else None
+        pool = session._manager.connection_from_url(url) if direct else None
     except AttributeError:
         return None
+    return pool if hasattr(pool, "_get_conn") and hasattr(pool, "_put_conn") else None
+
+
+def take_connection(pool: Any) -> Any:
+    """Take a connection from urllib3's pool; one whose ``sock`` is ``None`` is not open.
+
+    Raises:
+        urllib3.exceptions.ClosedPoolError: the pool was closed.
+    """
+    return pool._get_conn()
+
+
+def give_connection_back(pool: Any, connection: Any) -> None:
+    """Put a connection into urllib3's pool, which closes it if the pool is full or was closed."""
+    pool._put_conn(connection)

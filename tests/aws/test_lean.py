@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from http.client import HTTPResponse
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +27,6 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from botocore.stub import Stubber
 from scripted_server import DATE, Answer, ScriptedServer, Seen, answer, certificate, page, refusal, usual
-from urllib3.connection import HTTPConnection
 from without_moto import keep_moto_out
 
 from pywren.aws import lean
@@ -34,7 +34,7 @@ from pywren.aws.requests import AWS
 from pywren.aws.s3_pages import Page, scan_page
 from pywren.aws.sending import Retry
 from pywren.aws.service_clock import ServiceClock
-from pywren.exceptions import InvocationThrottledError, PywrenError, StorageNoSuchKeyError
+from pywren.exceptions import IntegrityError, InvocationThrottledError, PywrenError, StorageNoSuchKeyError
 from pywren.storage.s3_backend import S3Backend
 
 REGION = "us-west-2"
@@ -107,6 +107,10 @@ class Requests:
 
     def invoke(self, function_name: str = "f", payload: bytes = b"{}") -> str:
         return self.aws.invoke_async(function_name, payload)
+
+    def open(self) -> None:
+        """Have a connection open to each service."""
+        self.get(), self.invoke()
 
     def close(self) -> None:
         """Close the connections."""
@@ -324,6 +328,7 @@ def test_the_same_comes_of_an_answer(
     """Errors, retries and pauses are those of botocore, no request is sent twice, and the client works afterwards."""
     outcomes = []
     for requests in troubled:
+        requests.open()
         outcomes.append(outcome(requests, operation, ANSWERS[name], pauses))
         assert requests.server.seen[0].by_botocore == (requests is troubled[0])
         assert requests.get("p/after") == b"/bucket/p/after None"
@@ -336,16 +341,17 @@ def test_a_service_that_says_nothing(
     troubled: tuple[Requests, Requests], pauses: list[float], monkeypatch: pytest.MonkeyPatch, operation: str
 ) -> None:
     """After the time limit of the client the request counts as botocore's first try, which it repeats."""
-    wait, errors = HTTPConnection.getresponse, []
+    wait, errors = HTTPResponse.begin, []
 
-    def getresponse(connection: HTTPConnection) -> Any:
+    def begin(response: HTTPResponse) -> None:
+        wait(response)  # so that the server has seen the request
         if errors:
             raise errors.pop()
-        return wait(connection)
 
-    monkeypatch.setattr(HTTPConnection, "getresponse", getresponse)
+    monkeypatch.setattr(HTTPResponse, "begin", begin)
     outcomes = []
     for requests in troubled:
+        requests.open()
         errors.append(TimeoutError("timed out"))  # as recv(2) says it after the time limit of the client
         outcomes.append(outcome(requests, operation, [], pauses))
         assert [seen.by_botocore for seen in requests.server.seen] == [requests is troubled[0], True]
@@ -362,13 +368,23 @@ def test_a_service_that_is_gone(pauses: list[float], operation: str) -> None:
     assert "EndpointConnectionError" in plain[0]  # type: ignore[operator]
 
 
-def test_a_short_body_is_read_again(requests: Requests) -> None:
+@pytest.mark.parametrize("limit", [None, 100, 2000])
+def test_a_short_body_is_read_again(requests: Requests, pauses: list[float], limit: int | None) -> None:
     """A body that ends early is never taken for the object: the request is repeated."""
     requests.server.script = [CUT_BODY, CUT_BODY]
-    assert requests.get() == b"/bucket/p/k None"
-    assert [seen.by_botocore for seen in requests.server.seen] == [False] * 3
+    assert requests.storage.get("p/k", limit=limit) == b"/bucket/p/k None"
+    assert [seen.by_botocore for seen in requests.server.seen] == [False, True, True]
     requests.server.script = [CUT_BODY]
     assert requests.list() == ["p/1", "p/2"]
+
+
+def test_a_body_beyond_the_limit(requests: Requests) -> None:
+    """An object that is larger than it may be is not read to its end, and its connection is closed."""
+    requests.server.script = [answer(200, b"x" * 1_000_000)]
+    with pytest.raises(IntegrityError, match="longer than the 10 bytes"):
+        requests.storage.get("p/k", limit=10)
+    assert requests.storage.get("p/k", limit=16) == b"/bucket/p/k None"
+    assert [seen.connection for seen in requests.server.seen] == [1, 3]  # Lambda's is the second
 
 
 def test_a_request_that_was_repeated_may_have_written(requests: Requests, pauses: list[float]) -> None:
@@ -388,10 +404,18 @@ def test_a_busy_lambda_refuses_at_once(requests: Requests, pauses: list[float]) 
 
 
 def test_a_connection_that_the_service_has_closed(requests: Requests) -> None:
-    """An idle connection that was closed is replaced by a new one, and the request is sent once."""
+    """botocore opens a new connection in place of an idle one that was closed, and the request is sent once."""
     requests.server.drop_connections()
-    assert requests.get() == b"/bucket/p/k None"
-    assert [seen.by_botocore for seen in requests.server.seen] == [False]
+    for _ in range(2):
+        assert requests.get() == b"/bucket/p/k None"
+    assert [seen.by_botocore for seen in requests.server.seen] == [True, False]
+
+
+def test_a_connection_that_the_service_wants_closed(requests: Requests) -> None:
+    """A connection is not used again after the service has said that it closes it."""
+    requests.server.script = [answer(200, b"last", {"Connection": "close"})]
+    assert [requests.get(), requests.get()] == [b"last", b"/bucket/p/k None"]
+    assert [seen.connection for seen in requests.server.seen] == [1, 3]
 
 
 @pytest.mark.parametrize("urllib3_2", [True, False])
@@ -403,14 +427,14 @@ def test_a_client_that_was_closed(requests: Requests, urllib3_2: bool) -> None:
     if pool is not None:  # urllib3 1 closed the pools themselves
         pool.close()
     for _ in range(2):
-        assert lean.get_object(client, "bucket", "p/k").read() == b"/bucket/p/k None"
+        assert lean.get_object(client, "bucket", "p/k") == b"/bucket/p/k None"
     assert [seen.by_botocore for seen in requests.server.seen] == [True, False]
     assert requests.server.seen[0].connection == 3  # after one for S3 and one for Lambda
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_ctrl_c(requests: Requests, operation: str) -> None:
-    """An interrupted request leaves nothing behind that the next one could take for its own answer."""
+    """An interrupted request leaves nothing behind that the next one could take for its answer."""
     press = functools.partial(signal.pthread_kill, threading.main_thread().ident or 0, signal.SIGINT)
     requests.server.script = [Answer(b"", before=press), answer(200, b"late")]
     with pytest.raises(KeyboardInterrupt):
@@ -418,7 +442,9 @@ def test_ctrl_c(requests: Requests, operation: str) -> None:
     requests.server.script.clear()
     assert requests.get("p/next") == b"/bucket/p/next None"
     assert requests.put() is True
-    assert [seen.by_botocore for seen in requests.server.seen] == [False] * 3
+    interrupted, *others = requests.server.seen
+    assert not interrupted.by_botocore
+    assert interrupted.connection not in {seen.connection for seen in others}
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -613,8 +639,13 @@ def test_another_version_of_botocore(requests: Requests, monkeypatch: pytest.Mon
     with monkeypatch.context() as moved:
         moved.delattr(botocore.client.BaseClient, "_make_api_call")
         assert lean._lean_of(client)._is_watched(client, lean.GET)
-    monkeypatch.setattr("pywren.aws.lean.event_handlers", lambda *_: [][0].missing if False else object().missing)  # type: ignore[attr-defined]
-    monkeypatch.setattr("pywren.aws.lean.event_registrations", lambda client: object())
+
+    def moved_too(client: Any, event: str) -> Any:
+        raise AttributeError(event)
+
+    monkeypatch.setattr("pywren.aws.lean.event_handlers", moved_too)
+    for client in (requests.storage.s3client, requests.aws.client("lambda")):
+        client.meta.events.register("another-event", lambda **_: None)  # so that all handlers are looked at again
     assert all_kinds(requests) == [True] * 4
 
 

@@ -280,3 +280,15 @@ def test_the_connections_of_a_client(client: Any, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(client._endpoint.http_session, "_proxy_config", ProxyConfiguration({"https": "http://p:1"}))
     assert private_names.connection_pool(client, "https://s3.us-west-2.amazonaws.com/bucket/key") is None
     assert private_names.connection_pool(object(), "https://s3.us-west-2.amazonaws.com/") is None
+
+
+def test_a_connection_of_a_client(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pool gives back what was put into it last; a connection that is not open has no socket."""
+    pool = private_names.connection_pool(client, "https://s3.us-west-2.amazonaws.com/")
+    assert pool is not None
+    connection = private_names.take_connection(pool)
+    assert connection.sock is None, moved("urllib3", "connectionpool.HTTPConnectionPool._get_conn")
+    private_names.give_connection_back(pool, connection)
+    assert private_names.take_connection(pool) is connection, moved("urllib3", "HTTPConnectionPool._put_conn")
+    monkeypatch.delattr("urllib3.connectionpool.HTTPConnectionPool._put_conn")
+    assert private_names.connection_pool(client, "https://s3.us-west-2.amazonaws.com/") is None

@@ -154,19 +154,19 @@ class S3Backend(NamesOf04):
         return [key for page in self._pages(prefix, start_after) for key in page.keys]
 
     def list_timed(
-        self, prefix: str, start_after: str = "", *, suffix: str
+        self, prefix: str, start_after: str = "", *, suffix: str, skip: tuple[str, str] | None = None
     ) -> tuple[Sequence[str], Mapping[str, float]]:
         """Return keys in order, and the times of some. See ``Backend.list_timed``."""
         keys: list[str] = []
         times = {}
-        for page in self._pages(prefix, start_after):
+        for page in self._pages(prefix, start_after, skip):
             keys += page.keys
             for key, written in zip(page.keys, page.times, strict=True):
                 if key.endswith(suffix):  # few of them do: the others' times are not parsed (see _client_of)
                     times[key] = _epoch(written)
         return keys, times
 
-    def _pages(self, prefix: str, start_after: str) -> Iterator[Page]:
+    def _pages(self, prefix: str, start_after: str, skip: tuple[str, str] | None = None) -> Iterator[Page]:
         token = ""
         while True:
             list_page = functools.partial(self._list_page, prefix, start_after, token)
@@ -175,6 +175,9 @@ class S3Backend(NamesOf04):
             if page.next is None:
                 return
             token = page.next
+            # Only where the keys are in order, as in S3: not every server sorts them.
+            if skip and page.keys and skip[0] < page.keys[-1] < skip[1] and [*page.keys] == sorted(page.keys):
+                start_after, token = skip[1], ""
 
     def _list_page(self, prefix: str, start_after: str, token: str, s3: Any) -> Page:
         return lean.list_objects(s3, self.bucket, prefix, start_after=start_after, token=token)

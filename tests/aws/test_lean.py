@@ -232,6 +232,20 @@ def test_a_listing_of_many_pages(requests: Requests) -> None:
     assert not any(seen.by_botocore for seen in requests.server.seen)
 
 
+def test_a_listing_jumps(requests: Requests) -> None:
+    """After a page that ends among keys that nobody wants, the listing goes on behind them, if keys are in order."""
+    pages = [["p/a", "p/c/1", "p/c/2"], ["p/c/7", "p/d"]]
+    requests.server.script = [answer(200, page(pages[0], "t")), answer(200, page(pages[1]))]
+    keys, _ = requests.storage.list_timed("p/", suffix="x", skip=("p/c/", "p/c/7"))
+    assert keys == ["p/a", "p/c/1", "p/c/2", "p/c/7", "p/d"]
+    assert requests.server.seen[1].target.endswith("&start-after=p%2Fc%2F7&encoding-type=url")
+    for first in (["p/c/2", "p/a", "p/c/1"], ["p/a", "p/b"], ["p/a", "p/c/7"], ["p/a", "p/c/8"]):
+        requests.server.seen.clear()
+        requests.server.script = [answer(200, page(first, "t")), answer(200, page(["p/d"]))]
+        assert requests.storage.list_timed("p/", suffix="x", skip=("p/c/", "p/c/7"))[0] == [*first, "p/d"]
+        assert "continuation-token=t" in requests.server.seen[1].target
+
+
 def test_the_time_comes_from_lean_answers_too(requests: Requests, monkeypatch: pytest.MonkeyPatch) -> None:
     """The storage's clock sees the date of every answer."""
     dates: list[str | None] = []

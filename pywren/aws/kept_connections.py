@@ -32,21 +32,14 @@ class Answer(NamedTuple):
 
 
 def exchange(
-    pool: Any,
-    method: str,
-    target: str,
-    headers: Mapping[str, str],
-    body: bytes,
-    read: Callable[[http.client.HTTPResponse], bytes],
+    pool: Any, method: str, request: bytes, read: Callable[[http.client.HTTPResponse], bytes]
 ) -> Answer | None:
     """Send a request over a kept connection, and return the answer.
 
     Args:
         pool: urllib3's pool of connections to the service.
         method: the HTTP method.
-        target: the path and the query, encoded.
-        headers: ``Host``, and all others that concern the service.
-        body: what is sent.
+        request: what is sent: the head and the body.
         read: reads the body of a successful answer.
 
     Returns:
@@ -61,7 +54,7 @@ def exchange(
             return None
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             # A service that refuses a request may answer and close before it has read all of it: the answer counts.
-            connection.sock.sendall(request_head(method, target, headers, len(body)) + body)
+            connection.sock.sendall(request)
         answer, keep = _answer_to(method, connection.sock, read)
         if not keep:
             connection.close()
@@ -73,8 +66,8 @@ def request_head(method: str, target: str, headers: Mapping[str, str], size: int
 
     Args:
         method: the HTTP method.
-        target: the path and the query.
-        headers: the headers.
+        target: the path and the query, encoded.
+        headers: ``Host``, and all others that concern the service.
         size: the length of the body in bytes.
 
     Raises:

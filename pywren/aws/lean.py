@@ -32,9 +32,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlsplit
 
-from pywren.aws.kept_connections import Answer, exchange
+from pywren.aws.kept_connections import Answer, exchange, request_head
 from pywren.aws.s3_pages import Page, page_of, scan_page
-from pywren.system.private_names import api_call, connection_pool, event_handlers, event_registrations
+from pywren.system.private_names import connection_pool, event_handlers, event_registrations, steps_of_requests
 
 Result = TypeVar("Result")
 
@@ -274,6 +274,8 @@ def form_of(client: Any, request: Request, note: Note) -> Form | None:
     if pool is None or strange or note.context.get("checksum") or url + request.ending != note.url:
         return None
     shared = {name: value for name, value in note.headers.items() if name.lower() in _SHARED_HEADERS}
+    if not all(isinstance(value, str) and value.isascii() and value.isprintable() for value in shared.values()):
+        return None  # ``request_head`` refuses it
     return Form(
         url=url,
         target=urlsplit(url).path or "/",
@@ -332,7 +334,9 @@ _EVENTS = (
 """The events of one request. A handler of any of them may change or observe it."""
 
 _OWN_MODULES = ("botocore.", "pywren.aws.", "pywren.storage.")
-_LOGGER = logging.getLogger("botocore.endpoint")  # shows every request at debug level
+_LIBRARIES = ("botocore.", "urllib3.")
+_LOGGERS = [logging.getLogger(name) for name in ("botocore.endpoint", "urllib3.connectionpool")]
+"""The loggers that show every request at debug level."""
 
 
 def _is_own(handler: Any) -> bool:
@@ -342,9 +346,9 @@ def _is_own(handler: Any) -> bool:
 
 
 def _is_original(function: Any) -> bool:
-    """Tell whether a function is botocore's own, and not a wrapper or mock that replaced it."""
+    """Tell whether a function is botocore's or urllib3's own, and not a wrapper or mock that replaced it."""
     # A wrapper copies the name of what it wraps, but its code runs in the module that made it.
-    return type(function) is types.FunctionType and str(function.__globals__.get("__name__")).startswith("botocore.")
+    return type(function) is types.FunctionType and str(function.__globals__.get("__name__")).startswith(_LIBRARIES)
 
 
 class _Call:
@@ -419,8 +423,8 @@ class _Lean:
     def _is_watched(self, client: Any, kind: Kind) -> bool:
         """Tell whether something besides botocore and pywren may change or observe such requests.
 
-        That is an event handler of the user's, moto or botocore's ``Stubber``, a method of the client that was
-        replaced, by a mock or by a library that traces requests, or a log at debug level.
+        That is an event handler of the user's, moto or botocore's ``Stubber``, a function on the way of a request that
+        was replaced, by a mock or by a library that traces or records requests, or a log at debug level.
         """
         try:
             registrations = event_registrations(client)
@@ -436,8 +440,8 @@ class _Lean:
             method = getattr(getattr(client, kind.function), "__func__", None)
             return (
                 known[kind.operation]
-                or not (_is_original(method) and _is_original(api_call(client)))
-                or _LOGGER.isEnabledFor(logging.DEBUG)
+                or not all(map(_is_original, [method, *steps_of_requests(client)]))
+                or any(logger.isEnabledFor(logging.DEBUG) for logger in _LOGGERS)
             )
         except AttributeError:  # another version of botocore has other names: leave all requests to it
             return True
@@ -450,11 +454,12 @@ class _Lean:
             request: the request.
             answer: the answer that has come already, or the error in its place.
         """
+        outer = self._here.call  # of code that this one has interrupted: a signal handler, or a finalizer
         self._here.call = call = _Call(answer)
         try:
             result: Mapping[str, Any] = getattr(client, request.kind.function)(**request.arguments)
         finally:
-            self._here.call = None
+            self._here.call = outer
         if call.note is not None:  # botocore's Stubber answers before anything is signed
             self._keep(request, form_of(client, request, call.note))
         return result
@@ -491,12 +496,13 @@ def _answer_to(form: Form, request: Request) -> Answer | Exception | None:
         The answer; botocore's exception if the connection broke or no answer came in time; ``None`` if nothing was
         sent, because no connection is open.
     """
-    headers = signed_headers(form, request)
+    method, target, headers = request.kind.method, form.target + request.ending, signed_headers(form, request)
     pool = form.pool()
     if pool is None:  # the client was closed
         return None
+    head = request_head(method, target, headers, len(request.body))
     try:
-        return exchange(pool, request.kind.method, form.target + request.ending, headers, request.body, request.read)
+        return exchange(pool, method, head + request.body, request.read)
     except (OSError, http.client.HTTPException) as error:
         return as_botocore_says(error, form.url + request.ending)
 

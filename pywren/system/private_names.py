@@ -174,9 +174,12 @@ def event_registrations(client: Any) -> object:
     return client.meta.events._emitter._lookup_cache
 
 
-def api_call(client: Any) -> Any:
-    """Return the function through which all methods of a botocore client go. Tracing libraries replace it."""
-    return type(client)._make_api_call
+def steps_of_requests(client: Any) -> list[Any]:
+    """Return functions through which the requests of a botocore client go; tests and tracing libraries replace them."""
+    endpoint = client._endpoint
+    pools = endpoint.http_session._manager.pool_classes_by_scheme.values()
+    steps = [type(client)._make_api_call, type(endpoint).make_request, type(endpoint.http_session).send]
+    return steps + [step for pool in pools for step in (pool.urlopen, pool.ConnectionCls.request)]
 
 
 def connection_pool(client: Any, url: str) -> Any | None:

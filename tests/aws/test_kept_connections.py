@@ -14,6 +14,7 @@ from scripted_server import Answer, ScriptedServer, answer
 from pywren.aws.kept_connections import exchange, request_head
 
 HEADERS = {"Host": "h"}
+REQUEST = request_head("GET", "/k", HEADERS, 0)
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def pool(server: ScriptedServer) -> Iterator[Any]:
 
 def send(pool: Any, target: str = "/k") -> bytes | None:
     """Send a request, and return the body of the answer."""
-    got = exchange(pool, "GET", target, HEADERS, b"", HTTPResponse.read)
+    got = exchange(pool, "GET", request_head("GET", target, HEADERS, 0), HTTPResponse.read)
     return None if got is None else got.body
 
 
@@ -116,7 +117,7 @@ def test_a_broken_answer(server: ScriptedServer, pool: Any, name: str, read: Any
     """It raises an error, and its connection is closed; half a body is never taken for a whole."""
     server.script = [Answer(BROKEN[name], close=True)]
     with pytest.raises((OSError, HTTPException)):
-        exchange(pool, "GET", "/k", HEADERS, b"", read)
+        exchange(pool, "GET", REQUEST, read)
     assert send(pool) is None
 
 
@@ -127,7 +128,7 @@ def test_a_reader_that_raises(server: ScriptedServer, pool: Any) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        exchange(pool, "GET", "/k", HEADERS, b"", read)
+        exchange(pool, "GET", REQUEST, read)
     assert send(pool) is None
 
 
@@ -142,7 +143,7 @@ def test_the_time_limit(server: ScriptedServer, pool: Any) -> None:
         limits.append(connection.sock.gettimeout())
         return response.read()
 
-    exchange(pool, "GET", "/k", HEADERS, b"", read)
+    exchange(pool, "GET", REQUEST, read)
     assert limits == [20]
 
 
@@ -164,6 +165,6 @@ def test_a_refusal_before_all_was_sent(server: ScriptedServer, pool: Any) -> Non
     connection.sock = Closing()
     pool._put_conn(connection)
     server.script = [answer(403, b"no")]
-    got = exchange(pool, "PUT", "/k", HEADERS, b"body", HTTPResponse.read)
+    got = exchange(pool, "PUT", request_head("PUT", "/k", HEADERS, 4) + b"body", HTTPResponse.read)
     assert got is not None
     assert (got.status, got.body) == (403, b"no")

@@ -8,6 +8,7 @@ import gc
 import json
 import logging
 import os
+import pkgutil
 import signal
 import threading
 import weakref
@@ -32,7 +33,7 @@ from without_moto import keep_moto_out
 from pywren.aws import lean
 from pywren.aws.requests import AWS
 from pywren.aws.s3_pages import Page, scan_page
-from pywren.aws.sending import Retry
+from pywren.aws.sending import CLIENT_OPTIONS, Retry
 from pywren.aws.service_clock import ServiceClock
 from pywren.exceptions import IntegrityError, InvocationThrottledError, PywrenError, StorageNoSuchKeyError
 from pywren.storage.s3_backend import S3Backend
@@ -607,12 +608,68 @@ def test_a_method_that_was_replaced(requests: Requests, monkeypatch: pytest.Monk
     assert seen == ["GetObject", "Invoke"]
 
 
-def test_a_debug_log(requests: Requests, caplog: pytest.LogCaptureFixture) -> None:
-    """Who reads botocore's log sees each request in it."""
-    with caplog.at_level(logging.DEBUG, "botocore"):
+@pytest.mark.parametrize("logger", ["botocore", "urllib3"])
+def test_a_debug_log(requests: Requests, caplog: pytest.LogCaptureFixture, logger: str) -> None:
+    """Who reads the log of botocore or urllib3 sees each request in it."""
+    with caplog.at_level(logging.DEBUG, logger):
         assert all_kinds(requests) == [True] * 4
-    assert "Sending http request" in caplog.text
+    assert len(caplog.records) >= 4
     assert all_kinds(requests) == [False] * 4
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "botocore.endpoint.Endpoint.make_request",
+        "botocore.httpsession.URLLib3Session.send",
+        "urllib3.HTTPConnectionPool.urlopen",
+        "botocore.awsrequest.AWSHTTPConnection.request",
+    ],
+)
+def test_a_step_that_was_replaced(requests: Requests, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Whatever function a test or a tracing library replaces, it gets every request."""
+    owner, _, function = name.rpartition(".")
+    seen: list[str] = []
+    original = getattr(pkgutil.resolve_name(owner), function)
+
+    @functools.wraps(original)
+    def traced(*args: Any, **kwargs: Any) -> Any:
+        seen.append(name)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(name, traced)
+    assert all_kinds(requests) == [True] * 4
+    assert len(seen) == 4
+    monkeypatch.undo()
+    assert all_kinds(requests) == [False] * 4
+
+
+def test_a_user_agent_that_is_not_ascii(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be written without doubt is botocore's."""
+    monkeypatch.setattr("pywren.aws.session.CLIENT_OPTIONS", {**CLIENT_OPTIONS, "user_agent": "pywren/ä"})
+    with closing(Requests(server)) as requests:
+        assert all_kinds(requests) == [True] * 4
+
+
+def test_a_request_within_a_request(requests: Requests, pauses: list[float]) -> None:
+    """A signal handler or a finalizer may send a request while another one is handed over: each has its own answer."""
+    within: list[bytes] = []
+
+    def handler(**_: object) -> None:
+        if not within:
+            within.append(b"")
+            within[0] = requests.get("p/within")
+
+    handler.__module__ = "botocore.test"
+    requests.server.script = [SLOW_DOWN]
+    requests.storage.s3client.meta.events.register("before-call.s3.GetObject", handler)
+    assert requests.get("p/outer") == b"/bucket/p/outer None"
+    assert within == [b"/bucket/p/within None"]
+    assert [(seen.target, seen.by_botocore) for seen in requests.server.seen] == [
+        ("/bucket/p/outer", False),
+        ("/bucket/p/within", False),
+        ("/bucket/p/outer", True),
+    ]
 
 
 def test_a_proxy(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:

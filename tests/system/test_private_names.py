@@ -266,9 +266,13 @@ def test_handlers_of_a_client(client: Any) -> None:
         assert before is not during
 
 
-def test_the_function_through_which_all_methods_of_a_client_go(client: Any) -> None:
-    """It is the one that tracing libraries replace."""
-    assert private_names.api_call(client) is botocore.client.BaseClient._make_api_call
+def test_the_functions_through_which_requests_go(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are those that tests and tracing libraries replace."""
+    names = ("botocore.client.BaseClient._make_api_call", "botocore.endpoint.Endpoint.make_request")
+    for name in (*names, "botocore.httpsession.URLLib3Session.send", "urllib3.HTTPConnectionPool.urlopen"):
+        monkeypatch.setattr(name, name)
+        assert name in private_names.steps_of_requests(client), moved("botocore", name)
+    assert len(private_names.steps_of_requests(client)) == 7
 
 
 def test_the_connections_of_a_client(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:

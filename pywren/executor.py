@@ -7,7 +7,7 @@ import os
 import weakref
 from collections.abc import Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from pywren import wrenconfig
 from pywren.client import arguments, call_state, waiting
@@ -227,7 +227,7 @@ class Executor(MoreVerbs):
         memory: int | None = None,
         timeout: float | None = None,
         budget: float | None = None,
-        chunksize: int = 1,
+        chunksize: int | Literal["auto"] = "auto",
     ) -> list[ResponseFuture]:
         """Call a function once for every item, each call on its own worker.
 
@@ -263,8 +263,10 @@ class Executor(MoreVerbs):
                 ``BudgetExceededError``, and no call is tried again; those in flight go on. What calls in flight cost is
                 estimated. On this machine, and with a dummy executor, this has no effect.
             chunksize: how many calls share an invocation of Lambda, whose worker runs them one after the other; see
-                docs/chunks.md. Each call still has its own future, attempts, time limit and error. Where an invocation
-                costs nothing, as in the memory of this machine, or takes one call only, this has no effect.
+                docs/chunks.md. Each call still has its own future, attempts, time limit and error. By default pywren
+                decides, once it has seen how long the first calls take: short calls share invocations if there are
+                many, and with ``retries=0`` none do. Where an invocation costs nothing, as in the memory of this
+                machine, or takes one call only, this has no effect.
 
         Returns:
             One future for each item, in order; ``[]`` for no items.

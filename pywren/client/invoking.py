@@ -252,7 +252,7 @@ class _Crew:
 
     def work_together(self) -> None:
         """Work, with as many helpers as there are calls for, until the driver has no more for any thread."""
-        held = math.ceil(self._driver.counts().held / self._driver.policy.chunksize)
+        held = math.ceil(self._driver.counts().held / (self._driver.policy.chunksize or 1))
         count = min(self._work_for._threads, held)
         helpers = [threading.Thread(target=self._work, name="pywren-request", daemon=True) for _ in range(count - 1)]
         started = []

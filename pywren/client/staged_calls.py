@@ -37,7 +37,7 @@ from pywren.client import call_state, waiting
 from pywren.client.belief import Findings, Sign
 from pywren.client.call_state import CallState
 from pywren.client.callset import Callset
-from pywren.client.driver.driver import Attempt, Driver, Ready, Stop
+from pywren.client.driver.driver import Attempt, Driver, Planned, Ready, Stop
 from pywren.client.driver.record import Counts
 from pywren.client.driver.retrying import Over
 from pywren.client.ends import End, Ends, store_outcome, with_attempts
@@ -66,6 +66,7 @@ from pywren.storage import Storage
 from pywren.system import shutdown
 from pywren.system.forks import in_each_child, own_name
 from pywren.system.threads import for_each
+from pywren.wire import reading
 from pywren.wire.cause import NEVER_RAN, Cause
 from pywren.wire.chunk import PAGE_INTERVAL, chunk_payload
 from pywren.wire.digests import chunk_key, verify_sha256
@@ -180,7 +181,7 @@ class StagedCallset:
         # thousands of calls the last is invoked much later than the first.
         chunk = None if self.driver is None else self.driver.chunk_of(ready.call_id)
         if chunk is not None:
-            return self._chunk_payload(ready.call_id, *chunk)
+            return self._chunk_payload(ready.call_id, chunk)
         key = self.callset.attempt_key(ready.call_id, ready.number).hex()
         kept: dict[str, Any] = self.records[ready.call_id]["payload"]
         complete = self._incomplete.get(ready.call_id)
@@ -192,31 +193,32 @@ class StagedCallset:
         own = {"attempt_key": key, "client_process": own_name()}
         return {**self.shared_payload, **kept, **own, **self.callset.overwrite}
 
-    def _chunk_payload(self, name: str, attempts: Mapping[str, int], left: Sequence[str]) -> dict[str, Any]:
+    def _chunk_payload(self, name: str, chunk: Planned) -> dict[str, Any]:
         """Write the plan of a chunk, and return its payload."""
         # Whoever finds an outcome must find the plan too. If the service was too busy before, the plan stands.
         if name not in self._planned:
-            plan = Plan(self.callset.id, name, attempts)
+            plan = Plan(self.callset.id, name, chunk.attempts)
             # First here: from now on, what ends one of these calls is written into their journal.
             self._journals.open(plan)
             self.storage.put(self.callset.keys.page(name, 0), plan.encode(self.callset.known_secret()))
             self._planned.add(name)
         now = time.time()
         items: list[dict[str, Any]] = []
-        for call_id, number in attempts.items():
+        left = set(chunk.left)
+        for call_id, number in chunk.attempts.items():
             if items and call_id not in left:
                 continue  # it has ended meanwhile; but the first one gives the chunk its name
             kept = self.records[call_id]["payload"]
             kept["attempt"], kept["host_submit_time"] = number, now
             items.append({**self.shared_payload, **kept, "client_process": own_name()})
         interval = PAGE_INTERVAL if self.driver is not None and self.driver.policy.retries else 0.0
-        return chunk_payload(items[0], items, chunk_key(self.callset.known_secret(), name), interval)
+        return chunk_payload(items[0], items, chunk_key(self.callset.known_secret(), name), interval, chunk.time_limit)
 
     def note_invocation(self, ready: Ready, started: float, seconds: float) -> None:
         """Record when an attempt was invoked, in seconds since the epoch, and how long that took."""
         # On a thread that invokes; each call is invoked by one thread at a time.
         chunk = None if self.driver is None else self.driver.chunk_of(ready.call_id)
-        for call_id in [ready.call_id] if chunk is None else chunk[0]:
+        for call_id in [ready.call_id] if chunk is None else chunk.attempts:
             record = self.records[call_id]
             record["lambda_invoke_timestamp"], record["lambda_invoke_time"] = started, seconds
 
@@ -737,10 +739,10 @@ class StagedCallset:
         if self.driver is not None and status.attempt != CLIENT_ATTEMPT:
             cause, error = _why(status)
             began, where = _when_and_where(status)
-            failed, usage = cause is not None, _usage_of(status)
             self.driver.ended(
-                status.call_id, status.attempt, began, where, failed=failed, cause=cause, error=error, usage=usage
-            )
+                status.call_id, status.attempt, began, where, failed=cause is not None, cause=cause, error=error,
+                usage=_usage_of(status), seconds=_seconds_of(status),
+            )  # fmt: skip
 
     def _mark_running(self, signs: Iterable[Sign]) -> None:
         for sign in signs:
@@ -836,8 +838,10 @@ class StagedCallset:
         """Return why an attempt failed, according to its worker."""
         if status.failure is not None:
             cause = status.failure.cause or Cause.WORKER_FAILED
-            # A worker that reports has run. Repeats of what never ran have no limit, so it cannot ask for them.
-            cause = Cause.WORKER_FAILED if cause in NEVER_RAN else cause
+            # A worker that reports has run. Repeats of what never ran have no limit, so it cannot ask for them. That of
+            # a chunk has run other calls.
+            is_back = cause is Cause.HANDED_BACK and status.page is not None
+            cause = Cause.WORKER_FAILED if cause in NEVER_RAN and not is_back else cause
             return cause, status.failure.error(self.callset.id, status.call_id, status.document())
         # Unpickling runs the user's code, without a lock. A big exception has an object of its own.
         outcome = status.outcome if status.output_sha256 is None else self._fetch(status)
@@ -1018,6 +1022,13 @@ def _usage_of(status: Status) -> Usage | None:
     if seconds is None or memory_mb is None:
         return None
     return Usage.of_attempt(seconds, memory_mb, is_output_apart=status.output_sha256 is not None, downloads=downloads)
+
+
+def _seconds_of(status: Status) -> float | None:
+    """Return how long a worker had a call, apart from what only the first call in a container takes."""
+    if reading.number(status.info.get("func_download_time")):
+        return reading.number(status.info.get("exec_time"))
+    return measured(status.info).seconds
 
 
 def _when_and_where(status: Status) -> tuple[float | None, str]:

@@ -275,8 +275,7 @@ class Executor(MoreVerbs):
             ArgumentError: there are more items than ``scheduler.map_item_limit`` or 10,000,000, ``extra_meta``
                 clashes with a member of the payload or cannot be encoded as JSON, a payload is too large, ``memory`` is
                 more than there is, or ``chunksize`` is above 1 and each call needs an invocation of its own
-                (``backup``, ``name``, ``budget``, ``overwrite_invoke_args``). This error is a ``ValueError``; nothing
-                was invoked.
+                (``backup``, ``name``, ``overwrite_invoke_args``). This error is a ``ValueError``; nothing was invoked.
             ConfigError: ``budget`` is given, and a price is unknown; nothing was invoked.
             SerializationError: the function or an item cannot be sent; nothing was invoked.
             StorageError: something could not be stored; nothing was invoked.
@@ -286,7 +285,6 @@ class Executor(MoreVerbs):
             chunksize,
             backup=backup,
             name=name is not None,
-            budget=budget is not None,
             overwrite_invoke_args=overwrite_invoke_args,
             extra_meta="chunk" in (extra_meta if isinstance(extra_meta, Mapping) else ()),
         )

@@ -243,7 +243,6 @@ def test_what_is_no_size(executor: Executor, chunksize: Any) -> None:
     [
         {"backup": True},
         {"name": "a job"},
-        {"budget": 1.0},
         {"overwrite_invoke_args": {"attempt": 3}},
         {"extra_meta": {"chunk": 1}},
     ],

@@ -1021,7 +1021,8 @@ def _usage_of(status: Status) -> Usage | None:
     seconds, memory_mb, downloads = measured(status.info)
     if seconds is None or memory_mb is None:
         return None
-    return Usage.of_attempt(seconds, memory_mb, is_output_apart=status.output_sha256 is not None, downloads=downloads)
+    used = Usage.of_attempt(seconds, memory_mb, is_output_apart=status.output_sha256 is not None, downloads=downloads)
+    return used if status.page is None else used.plus(Usage(puts=-1, gets=-1))  # the chunk pays for its pages
 
 
 def _seconds_of(status: Status) -> float | None:

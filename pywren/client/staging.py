@@ -379,10 +379,10 @@ class StagedDispatcher:
 def _needs_single_calls(submission: Submission) -> bool:
     """Tell whether each call of a map that leaves the size of chunks to pywren has an invocation of its own."""
     policy, options = submission.policy, submission.options
-    # Other processes resume the calls of a job one by one. Backups, budgets and tests that change payloads are about
-    # attempts of single calls. And who forbids repeats expects that one dead worker costs one call.
-    others = policy.backup or policy.budget is not None or policy.retries == 0
-    return bool(others or options.get("name") is not None or options.get("overwrite_invoke_args"))
+    # Other processes resume the calls of a job one by one. Backups, and tests that change payloads, are about attempts
+    # of single calls. And who forbids repeats expects that one dead worker costs one call.
+    others = policy.backup or policy.retries == 0 or options.get("name") is not None
+    return bool(others or options.get("overwrite_invoke_args"))
 
 
 def _how_to_stop(callset: Callset, error: BaseException) -> str:

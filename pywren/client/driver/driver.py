@@ -291,6 +291,8 @@ class Driver:
         if self.policy.chunksize == 1 or call.alone or type(call) is ChunkRecord:
             return call
         size, limit = self._size_and_limit()
+        if self.policy.budget is not None:
+            size = min(size, affordable(self.policy.budget).calls)
         calls = self._record.take_together(self._clock(), size, self._sizes, self.policy.chunk_room)
         if len(calls) < 2:
             return call  # alone it leaves a status of its own, which takes one object less
@@ -305,14 +307,28 @@ class Driver:
         if type(call) is ChunkRecord:
             number = call.number
             for one in call.calls.values():
-                one.attempts.append(AttemptRecord(call.plan[one.call_id]))
+                self._begin(one, AttemptRecord(call.plan[one.call_id]), call)
         attempt = AttemptRecord(number, backup=call.backup)
-        call.attempts.append(attempt)
-        if self.policy.budget is not None:
-            self.policy.budget.take(attempt)
+        if type(call) is ChunkRecord:
+            call.attempts.append(attempt)
+        else:
+            self._begin(call, attempt)
         call.backup = False
         self._record.move(call, Phase.SENDING)
         return Ready(call.call_id, number)
+
+    def _begin(self, call: CallRecord, attempt: AttemptRecord, chunk: ChunkRecord | None = None) -> None:
+        call.attempts.append(attempt)
+        if self.policy.budget is not None:
+            self.policy.budget.take(attempt, chunk)
+
+    def _give_back(self, call: CallRecord, attempt: AttemptRecord) -> None:
+        """Have the budget forget what the service did not accept: an attempt of a call, or of all calls of a chunk."""
+        budget = self.policy.budget
+        if budget is not None:
+            budget.give_back(attempt)
+            for one in call.calls.values() if type(call) is ChunkRecord else ():
+                budget.give_back(one.attempts[-1])
 
     def accepted(self, call_id: str, number: int, request_id: str, sent_at: float) -> None:
         """Record that the service has accepted an attempt.
@@ -331,7 +347,7 @@ class Driver:
             attempt.sent_at, attempt.request_id = sent_at, request_id
             if type(call) is ChunkRecord:
                 self._accept_calls(call, attempt)
-            if self.policy.budget is not None:
+            elif self.policy.budget is not None:
                 self.policy.budget.accepted(attempt)
             # Its outcome may have been found before the service's answer arrived here, and the next attempt may be on
             # its way already.
@@ -346,8 +362,7 @@ class Driver:
             self._service.pace.throttled(self._clock())
             call, attempt = self._find(call_id, number)
             call.attempts.remove(attempt)
-            if self.policy.budget is not None:
-                self.policy.budget.give_back(attempt)
+            self._give_back(call, attempt)
             taken = call.phase is Phase.SENT and not any(one.in_flight for one in call.attempts)  # by accept_rest()
             if call.phase is Phase.SENDING or taken:
                 call.backup = attempt.backup
@@ -729,6 +744,8 @@ class Driver:
             self._record.move(chunk, Phase.RUNNING)
 
     def _accept_calls(self, chunk: ChunkRecord, attempt: AttemptRecord) -> None:
+        if self.policy.budget is not None:
+            self.policy.budget.accepted_chunk()
         # Also of calls that have left it, because their outcomes were found before the service's answer arrived.
         for call_id, number in chunk.plan.items():
             one = self._record.calls[call_id].attempt(number)

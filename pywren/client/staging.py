@@ -253,10 +253,8 @@ class StagedDispatcher:
         origin.drive(driver, invocations)
         futures = futures_of(origin, call_ids or invoked)
         self._hold(origin, following, as_values)
-        if policy.chunksize is None:
-            origin.watch()  # now: what the first calls take decides how many the next invocations have
         # Returns when every helper thread has ended, also after an error or Ctrl-C.
-        self._invoke(driver, invocations, callset, Invoking(futures, callset.progress))
+        self._invoke(origin, driver, invocations, Invoking(futures, callset.progress))
         # Last: polls before this would find out little, and compete with the invocations.
         origin.watch()
         return futures
@@ -359,12 +357,14 @@ class StagedDispatcher:
             )
         return size
 
-    def _invoke(self, driver: Driver, invocations: Invocations, callset: Callset, watcher: Invoking) -> None:
+    def _invoke(self, origin: StagedCallset, driver: Driver, invocations: Invocations, watcher: Invoking) -> None:
+        callset = origin.callset
+        # What the first calls take decides how many the next invocations have.
+        polls = driver.policy.chunksize is None
         try:
             with watcher:  # its end removes the bar before anything below writes to the same terminal
-                invocations.run(watcher)
+                invocations.run(watcher, origin.watch if polls else lambda: None)
         except BaseException as error:
-            driver.drop_held()
             invoked, total = driver.count_accepted(), driver.counts().total
             if invoked:
                 uncertain = invocations.uncertain

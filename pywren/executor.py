@@ -229,7 +229,7 @@ class Executor(MoreVerbs):
         budget: float | None = None,
         chunksize: int | Literal["auto"] = "auto",
     ) -> list[ResponseFuture]:
-        """Call a function once for every item, each call on its own worker.
+        """Call a function once for every item, in parallel.
 
         Args:
             func: takes one item.

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from pywren.client.driver.calls import AttemptRecord, CallRecord, ChunkRecord, Phase
 from pywren.client.driver.chunks import Times
-from pywren.client.driver.service import Histogram, Service, Share
+from pywren.client.driver.service import UNSEEN, Histogram, Service, Share
 from pywren.wire.cause import Cause
 
 FOLLOWING = math.inf
@@ -116,13 +116,15 @@ class CallsetRecord(Share):
 
     def review(self, now: float) -> None:
         """Add up how long the calls that run have run so far. ``now`` is the observed time."""
-        # What was invoked before something that has started has started too, or will in a moment.
+        # What was invoked before something that has started has started too; unless it is lost, it shows that soon.
         newest = self.service.newest_started
         overtaken = itertools.takewhile(lambda item: item[0].order < newest, self.waiting.items())
-        self.times.unfinished = sum(
-            self.times.so_far(now, attempt.sent, call.news if type(call) is ChunkRecord else math.nan)
-            for attempt, call in itertools.chain(self.running.items(), overtaken)
-        )
+        waited = (self._so_far(one, call, now) for one, call in overtaken)
+        ran = (self._so_far(one, call, now) for one, call in self.running.items())
+        self.times.unfinished = sum(ran) + sum(one for one in waited if one < 2.0 * UNSEEN)
+
+    def _so_far(self, attempt: AttemptRecord, call: CallRecord, now: float) -> float:
+        return self.times.so_far(now, attempt.sent, call.news if type(call) is ChunkRecord else math.nan)
 
     def join(
         self, name: str, plan: Mapping[str, int], calls: Sequence[CallRecord], time_limit: float | None = None

@@ -372,15 +372,22 @@ def test_long_calls_stay_alone() -> None:
 def test_calls_that_have_not_ended_count() -> None:
     """Among calls that begin together the short ones end first."""
     clock = Clock()
-    driver = driver_of(1_000, clock, chunksize=None)
-    sizes_of(driver, 20)
-    driver.look()
-    clock.now += 10.0
-    driver.look()
-    driver.ended("00019", 1, 1.0, "log", failed=False, seconds=0.001)
-    driver.decide()
-    # Those that were invoked before it have started before it, and 19 × 10 s are a lot.
-    assert sizes_of(driver, 5) == [1] * 5
+    driver = driver_of(2_000, clock, chunksize=None)
+    for _ in range(20):
+        sizes_of(driver, 1)
+        clock.now += 0.002
+
+    def after(seconds: float) -> list[int]:
+        clock.now += seconds
+        driver.look()
+        driver.decide()
+        return sizes_of(driver, 1)
+
+    for index in range(10, 20):
+        driver.ended(f"{index:05d}", 1, 1.0, "log", failed=False, seconds=0.001)
+    assert after(0.0) > [1]
+    assert after(3.0) == [1]  # ten were invoked before these, and so have started before; ten times 3 s are a lot
+    assert after(3.0) > [1]  # if they had, they would have shown that by now
 
 
 def test_what_a_chunk_hands_back_while_it_runs_is_invoked_at_once() -> None:

@@ -40,7 +40,7 @@ from pywren.client.belief import Findings, Sign
 from pywren.client.call_facts import CallFacts
 from pywren.client.call_state import CallState
 from pywren.client.callset import Callset
-from pywren.client.driver.driver import Attempt, Driver, Ready, Stop
+from pywren.client.driver.driver import Attempt, Driver, Planned, Ready, Stop
 from pywren.client.driver.record import Counts
 from pywren.client.driver.retrying import Over
 from pywren.client.ends import End, Ends, store_outcome, with_attempts
@@ -69,6 +69,7 @@ from pywren.storage import Storage
 from pywren.system import shutdown
 from pywren.system.forks import in_each_child, own_name
 from pywren.system.threads import for_each
+from pywren.wire import reading
 from pywren.wire.cause import NEVER_RAN, Cause
 from pywren.wire.chunk import PAGE_INTERVAL, chunk_payload
 from pywren.wire.digests import chunk_key, verify_sha256
@@ -188,7 +189,7 @@ class StagedCallset:
         # thousands of calls the last is invoked much later than the first.
         chunk = None if self.driver is None else self.driver.chunk_of(ready.call_id)
         if chunk is not None:
-            return self._chunk_payload(ready.call_id, *chunk)
+            return self._chunk_payload(ready.call_id, chunk)
         key = self.callset.attempt_key(ready.call_id, ready.number).hex()
         kept = self.records[ready.call_id]
         complete = self._incomplete.get(ready.call_id)
@@ -200,25 +201,26 @@ class StagedCallset:
         own = {"attempt_key": key, "client_process": own_name()}
         return {**self.whole_payload(ready.call_id), **own, **self.callset.overwrite}
 
-    def _chunk_payload(self, name: str, attempts: Mapping[str, int], left: Sequence[str]) -> dict[str, Any]:
+    def _chunk_payload(self, name: str, chunk: Planned) -> dict[str, Any]:
         """Write the plan of a chunk, and return its payload."""
         # Whoever finds an outcome must find the plan too. If the service was too busy before, the plan stands.
         if name not in self._planned:
-            plan = Plan(self.callset.id, name, attempts)
+            plan = Plan(self.callset.id, name, chunk.attempts)
             # First here: from now on, what ends one of these calls is written into their journal.
             self._journals.open(plan)
             self.storage.put(self.callset.keys.page(name, 0), plan.encode(self.callset.known_secret()))
             self._planned.add(name)
         now = time.time()
         items: list[dict[str, Any]] = []
-        for call_id, number in attempts.items():
+        left = set(chunk.left)
+        for call_id, number in chunk.attempts.items():
             if items and call_id not in left:
                 continue  # it has ended meanwhile; but the first one gives the chunk its name
             kept = self.records[call_id]
             kept.attempt, kept.submitted = number, now
             items.append({**self.whole_payload(call_id), "client_process": own_name()})
         interval = PAGE_INTERVAL if self.driver is not None and self.driver.policy.retries else 0.0
-        return chunk_payload(items[0], items, chunk_key(self.callset.known_secret(), name), interval)
+        return chunk_payload(items[0], items, chunk_key(self.callset.known_secret(), name), interval, chunk.time_limit)
 
     def keep_payload(self, call_id: str, payload: Mapping[str, Any]) -> None:
         """Keep what a payload has besides ``shared_payload``. What follows from the id of the call is not kept."""
@@ -249,7 +251,7 @@ class StagedCallset:
         """Record that an attempt was invoked, and how many seconds that took."""
         # On a thread that invokes; each call is invoked by one thread at a time.
         chunk = None if self.driver is None else self.driver.chunk_of(ready.call_id)
-        for call_id in [ready.call_id] if chunk is None else chunk[0]:
+        for call_id in [ready.call_id] if chunk is None else chunk.attempts:
             self.records[call_id].seconds = seconds
 
     def complete_later(self, call_id: str, complete: Callable[[], Mapping[str, Any]]) -> None:
@@ -782,10 +784,10 @@ class StagedCallset:
         if self.driver is not None and status.attempt != CLIENT_ATTEMPT:
             cause, error = _why(status)
             began, where = _when_and_where(status)
-            failed, usage = cause is not None, _usage_of(status)
             self.driver.ended(
-                status.call_id, status.attempt, began, where, failed=failed, cause=cause, error=error, usage=usage
-            )
+                status.call_id, status.attempt, began, where, failed=cause is not None, cause=cause, error=error,
+                usage=_usage_of(status), seconds=_seconds_of(status),
+            )  # fmt: skip
 
     def _mark_running(self, signs: Iterable[Sign]) -> None:
         for sign in signs:
@@ -881,8 +883,10 @@ class StagedCallset:
         """Return why an attempt failed, according to its worker."""
         if status.failure is not None:
             cause = status.failure.cause or Cause.WORKER_FAILED
-            # A worker that reports has run. Repeats of what never ran have no limit, so it cannot ask for them.
-            cause = Cause.WORKER_FAILED if cause in NEVER_RAN else cause
+            # A worker that reports has run. Repeats of what never ran have no limit, so it cannot ask for them. That of
+            # a chunk has run other calls.
+            is_back = cause is Cause.HANDED_BACK and status.page is not None
+            cause = Cause.WORKER_FAILED if cause in NEVER_RAN and not is_back else cause
             return cause, status.failure.error(self.callset.id, status.call_id, status.document())
         # Unpickling runs the user's code, without a lock. A big exception has an object of its own.
         outcome = status.outcome if status.output_sha256 is None else self._fetch(status)
@@ -1083,7 +1087,15 @@ def _usage_of(status: Status) -> Usage | None:
     seconds, memory_mb, downloads = measured(status.info)
     if seconds is None or memory_mb is None:
         return None
-    return Usage.of_attempt(seconds, memory_mb, is_output_apart=status.output_sha256 is not None, downloads=downloads)
+    used = Usage.of_attempt(seconds, memory_mb, is_output_apart=status.output_sha256 is not None, downloads=downloads)
+    return used if status.page is None else used.plus(Usage(puts=-1, gets=-1))  # the chunk pays for its pages
+
+
+def _seconds_of(status: Status) -> float | None:
+    """Return how long a worker had a call, apart from what only the first call in a container takes."""
+    if reading.number(status.info.get("func_download_time")):
+        return reading.number(status.info.get("exec_time"))
+    return measured(status.info).seconds
 
 
 def _when_and_where(status: Status) -> tuple[float | None, str]:

@@ -35,6 +35,8 @@ napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
 
+pygments_dark_style = "a11y-high-contrast-dark"
+
 html_theme = "furo"
 html_title = f"PyWren {release}"
 html_static_path = ["_static"]

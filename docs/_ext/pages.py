@@ -129,6 +129,14 @@ def _first_sentences(doctree: nodes.document, count: int) -> str:
     return " ".join(re.split(r"(?<=[.:])\s", text)[:count])
 
 
+def make_accessible(context: dict[str, Any]) -> None:
+    """Add what axe misses in the theme: keys can scroll wide code and tables, and headings have a level."""
+    body = context.get("body", "").replace("<pre>", '<pre tabindex="0">')
+    context["body"] = body.replace('<div class="table-wrapper', '<div tabindex="0" class="table-wrapper')
+    tree = "furo_navigation_tree"
+    context[tree] = context.get(tree, "").replace('role="heading"', 'role="heading" aria-level="2"')
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Connect this extension to Sphinx."""
     pages = Pages(Path(app.srcdir))
@@ -136,10 +144,11 @@ def setup(app: Sphinx) -> dict[str, Any]:
     def read(_: Sphinx, name: str, source: list[str]) -> None:
         source[0] = pages.markdown(name)
 
-    def show_twin(_: Sphinx, name: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
+    def complete(_: Sphinx, name: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
         if doctree is not None:
             link = f'<link rel="alternate" type="text/markdown" href="{name}.md">'
             context["metatags"] = context.get("metatags", "") + link
+            make_accessible(context)
 
     def finish(app: Sphinx, error: Exception | None) -> None:
         if error is None and app.builder.format == "html":
@@ -147,6 +156,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
             pages.copy_linked(Path(app.outdir))
 
     app.connect("source-read", read)
-    app.connect("html-page-context", show_twin)
+    app.connect("html-page-context", complete, priority=900)  # after the theme
     app.connect("build-finished", finish)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -35,6 +35,9 @@ _FENCE = re.compile(r"^([ ]*`{3,})[^\n]*\n.*?^\1[ ]*$", re.MULTILINE | re.DOTALL
 _LINK = re.compile(r"(?<=\]\()([^)\s#]*)(#[^)\s]*)?(?=\))")
 _TOCTREE = re.compile(r"^```\{toctree\}.*?^```\n", re.MULTILINE | re.DOTALL)
 
+_LEVELS = '*=-~"+`'  # with what Sphinx's writer of text underlines titles
+_UNDERLINED = re.compile(rf"^(\S.*)\n([{re.escape(_LEVELS)}])\2+$", re.MULTILINE)
+
 
 class Pages:
     """The Markdown of the pages, and the files of the repository to which they link.
@@ -109,7 +112,8 @@ def _as_text(app: Sphinx, name: str) -> str:
     builder = TextBuilder(app, app.env)
     builder.init()
     destination = StringOutput(encoding="unicode")
-    return str(TextWriter(builder).write(app.env.get_and_resolve_doctree(name, app.builder), destination))
+    text = str(TextWriter(builder).write(app.env.get_and_resolve_doctree(name, app.builder), destination))
+    return _UNDERLINED.sub(lambda title: f"{'#' * (_LEVELS.index(title[2]) + 1)} {title[1]}", text)
 
 
 def _listed(env: BuildEnvironment) -> Iterator[str]:
@@ -126,7 +130,7 @@ def _listed(env: BuildEnvironment) -> Iterator[str]:
 def _first_sentences(doctree: nodes.document, count: int) -> str:
     paragraph = next(iter(doctree.findall(nodes.paragraph)), None)
     text = "" if paragraph is None else " ".join(paragraph.astext().split())
-    return " ".join(re.split(r"(?<=[.:])\s", text)[:count])
+    return " ".join(re.split(r"(?<=[.])\s", text)[:count]).removesuffix(":")
 
 
 def make_accessible(context: dict[str, Any]) -> None:

@@ -91,18 +91,21 @@ class Objects(NamesOf04):
         return data
 
     def list(self, prefix: str, start_after: str = "") -> list[str]:
+        return self._list(prefix, start_after)
+
+    def _list(self, prefix: str, start_after: str, skip: tuple[str, str] | None = None) -> list[str]:
         keys: list[str] = []
         while True:
             page = self._page(prefix, start_after)
             keys += page
             if len(page) < PAGE:
                 return keys
-            start_after = page[-1]
+            start_after = skip[1] if skip and skip[0] < page[-1] < skip[1] else page[-1]
 
     def list_timed(
-        self, prefix: str, start_after: str = "", *, suffix: str
+        self, prefix: str, start_after: str = "", *, suffix: str, skip: tuple[str, str] | None = None
     ) -> tuple[Sequence[str], Mapping[str, float]]:
-        keys = self.list(prefix, start_after)
+        keys = self._list(prefix, start_after, skip)
         return keys, {key: float(int(self._written[key])) for key in keys if key.endswith(suffix)}
 
     def _page(self, prefix: str, start_after: str) -> list[str]:

@@ -104,6 +104,13 @@ def test_the_first_program_is_the_example() -> None:
         assert wanted in example.splitlines(), line
 
 
+def test_the_front_page_of_the_site_begins_like_the_readme() -> None:
+    """Both say in the same words what pywren is, with the same program."""
+    front = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    beginning, _, _ = README.partition("\n\nThis is the PyWren of 2017")
+    assert front.startswith(f"{beginning}\n")
+
+
 def anchors(document: Path) -> set[str]:
     """Return the anchors that GitHub makes for a document's headings."""
     text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)

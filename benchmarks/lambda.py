@@ -48,6 +48,13 @@ def nothing(x: Any) -> None:
     return None
 
 
+def varied(x: int) -> None:
+    """Take 0.01 to 1 s, spread evenly over the orders of magnitude."""
+    import time
+
+    time.sleep(0.01 * 100 ** (x * 0.618034 % 1.0))
+
+
 class Heavy:
     """A function whose pickle is one megabyte."""
 
@@ -65,6 +72,8 @@ class Library:
     """One library, with its function deployed."""
 
     package = ""
+    chunksize: Any = 1
+    concurrency: int | None = None
 
     def __init__(self, emulator: Emulator) -> None:
         raise NotImplementedError
@@ -82,11 +91,22 @@ class Pywren(Library):
     def __init__(self, emulator: Emulator) -> None:
         import pywren
 
-        self.executor = pywren.lambda_executor(config=emulator.deploy(memory=MEMORY))
+        config = emulator.deploy(memory=MEMORY)
+        config["lambda"]["concurrency"] = self.concurrency
+        self.executor = pywren.lambda_executor(config=config)
 
     def map(self, function: Callable[[Any], Any], count: int) -> None:
-        for future in self.executor.map(function, range(count), invoke_pool_threads=THREADS):
+        options = {"invoke_pool_threads": THREADS, "chunksize": self.chunksize}
+        for future in self.executor.map(function, range(count), **options):
             future.result()
+
+
+class Single(Pywren):
+    """The same with one invocation for each call."""
+
+    @property
+    def chunksize(self) -> int:
+        return 1
 
 
 FLOOR = """
@@ -230,7 +250,13 @@ class Lithops(Library):
         self.executor.get_result(self.executor.map(function, [(x,) for x in range(count)]))
 
 
-LIBRARIES: dict[str, type[Library]] = {"pywren": Pywren, "floor": Floor, "bare": Bare, "lithops": Lithops}
+LIBRARIES: dict[str, type[Library]] = {
+    "pywren": Pywren,
+    "single": Single,
+    "floor": Floor,
+    "bare": Bare,
+    "lithops": Lithops,
+}
 
 
 # -- the runs ------------------------------------------------------------------------------------------------------
@@ -241,11 +267,13 @@ class Mapped(NamedTuple):
 
     Args:
         seconds: time until all results had arrived.
+        cpu: seconds of processor time of this process until then.
         requests: requests to the emulator until it was idle.
         executions: the executions of the map's calls.
     """
 
     seconds: float
+    cpu: float
     requests: Counters
     executions: list[Execution]
 
@@ -257,10 +285,11 @@ class Mapped(NamedTuple):
 def mapped(emulator: Emulator, library: Library, function: Callable[[Any], Any], count: int) -> Mapped:
     before, earlier = emulator.counters(), len(emulator.executions())
     with stopwatch() as seconds:
+        began = time.process_time()
         library.map(function, count)
-        taken = seconds()
+        taken, cpu = seconds(), time.process_time() - began
     emulator.wait_idle()
-    return Mapped(taken, emulator.counters() - before, emulator.executions()[earlier:])
+    return Mapped(taken, cpu, emulator.counters() - before, emulator.executions()[earlier:])
 
 
 def run_maps(emulator: Emulator, library: Library, quick: bool) -> Figures:
@@ -304,6 +333,26 @@ def run_cold(emulator: Emulator, library: Library, quick: bool) -> Figures:
     return {"cold": statistics.median(times)}
 
 
+def run_many(emulator: Emulator, library: Library, quick: bool) -> Figures:
+    """Run a map of very many trivial calls in warm containers."""
+    count = 1_000 if quick else 10_000
+    library.map(nothing, 4 * CONTAINERS)
+    did = mapped(emulator, library, nothing, count)
+    return {
+        "requests": did.requests.count(service="s3").requests / count,
+        "invoked": did.requests.count(service="lambda").requests / count,
+        "cpu": did.cpu * 1000 / count,
+        "wall": did.seconds,
+    }
+
+
+def run_varied(emulator: Emulator, library: Library, quick: bool) -> Figures:
+    """Run a map of calls that differ a hundredfold in warm containers."""
+    library.map(nothing, 4 * CONTAINERS)
+    did = mapped(emulator, library, varied, 200 if quick else 1_000)
+    return {"wall": did.seconds, "invoked": float(did.requests.count(service="lambda").requests)}
+
+
 IDLE_SECONDS = 0.2
 
 
@@ -314,6 +363,7 @@ class Run(NamedTuple):
     libraries: str
     rows: tuple[Row, ...]
     settings: Mapping[str, Any] = {}
+    options: Mapping[str, Any] = {}
 
 
 RUNS: dict[str, Run] = {
@@ -341,6 +391,23 @@ RUNS: dict[str, Run] = {
         (Row("cold", "ms", (Target(1.5, "bare"),)),),
         {"containers": 1, "idle_seconds": IDLE_SECONDS},
     ),
+    "many": Run(
+        run_many,
+        "pywren single floor lithops",
+        (
+            Row("requests", "S3/call", (Target(0.25),)),
+            Row("invoked", "/call", (Target(0.1),)),
+            Row("cpu", "ms/call", (Target(0.3),)),
+            Row("wall", "s", (Target(1, "floor"),)),
+        ),
+        options={"chunksize": "auto"},
+    ),
+    "varied": Run(
+        run_varied,
+        "pywren single",
+        (Row("wall", "s", (Target(1, "single"),)), Row("invoked", "calls", (Target(1, "single"),))),
+        options={"chunksize": "auto", "concurrency": CONTAINERS},
+    ),
 }
 
 
@@ -355,6 +422,8 @@ def run_here(name: str, library: str, quick: bool) -> Figures:
     """Run one measurement in this fresh process."""
     logging.disable()
     run = RUNS[name]
+    for option, value in run.options.items():
+        setattr(Pywren, option, value)
     with emulate(**{"containers": CONTAINERS, **run.settings}) as emulator:
         return run.make(emulator, LIBRARIES[library](emulator), quick)
 

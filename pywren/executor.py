@@ -7,7 +7,7 @@ import os
 import weakref
 from collections.abc import Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from pywren import wrenconfig
 from pywren.client import arguments, call_state, waiting
@@ -227,9 +227,9 @@ class Executor(MoreVerbs):
         memory: int | None = None,
         timeout: float | None = None,
         budget: float | None = None,
-        chunksize: int = 1,
+        chunksize: int | Literal["auto"] = "auto",
     ) -> list[ResponseFuture]:
-        """Call a function once for every item, each call on its own worker.
+        """Call a function once for every item, in parallel.
 
         Args:
             func: takes one item.
@@ -263,8 +263,10 @@ class Executor(MoreVerbs):
                 ``BudgetExceededError``, and no call is tried again; those in flight go on. What calls in flight cost is
                 estimated. On this machine, and with a dummy executor, this has no effect.
             chunksize: how many calls share an invocation of Lambda, whose worker runs them one after the other; see
-                docs/chunks.md. Each call still has its own future, attempts, time limit and error. Where an invocation
-                costs nothing, as in the memory of this machine, or takes one call only, this has no effect.
+                docs/chunks.md. Each call still has its own future, attempts, time limit and error. By default pywren
+                decides, once it has seen how long the first calls take: short calls share invocations if there are
+                many, and with ``retries=0`` none do. Where an invocation costs nothing, as in the memory of this
+                machine, or takes one call only, this has no effect.
 
         Returns:
             One future for each item, in order; ``[]`` for no items.
@@ -273,8 +275,7 @@ class Executor(MoreVerbs):
             ArgumentError: there are more items than ``scheduler.map_item_limit`` or 10,000,000, ``extra_meta``
                 clashes with a member of the payload or cannot be encoded as JSON, a payload is too large, ``memory`` is
                 more than there is, or ``chunksize`` is above 1 and each call needs an invocation of its own
-                (``backup``, ``name``, ``budget``, ``overwrite_invoke_args``). This error is a ``ValueError``; nothing
-                was invoked.
+                (``backup``, ``name``, ``overwrite_invoke_args``). This error is a ``ValueError``; nothing was invoked.
             ConfigError: ``budget`` is given, and a price is unknown; nothing was invoked.
             SerializationError: the function or an item cannot be sent; nothing was invoked.
             StorageError: something could not be stored; nothing was invoked.
@@ -284,7 +285,6 @@ class Executor(MoreVerbs):
             chunksize,
             backup=backup,
             name=name is not None,
-            budget=budget is not None,
             overwrite_invoke_args=overwrite_invoke_args,
             extra_meta="chunk" in (extra_meta if isinstance(extra_meta, Mapping) else ()),
         )

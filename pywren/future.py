@@ -35,6 +35,7 @@ from pywren.exceptions import (
     StorageConfigMismatchError,
 )
 from pywren.system.callbacks import callbacks
+from pywren.system.private_names import OneStepCondition
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -93,7 +94,7 @@ class ResponseFuture(CallState[R]):
         else:
             self._metadata = invoke_metadata
             # A future without a callset: 0.4's state *new*. Its own condition, since no other future shares its life.
-            self._shared = threading.Condition()
+            self._shared = OneStepCondition()
 
     def _join(self, storage_path: Sequence[str], facts: dict[str, Any]) -> None:
         """Attach this future, which a program written for 0.4 made by hand, to the call in the storage."""
@@ -492,5 +493,5 @@ def attach(
 
     origin = origin_for(callset, storage, client)
     # No lock: several threads may unpickle copies of one future, and all of them write the same facts.
-    origin.records.setdefault(call_id, {}).update(record or {})
+    origin.remember(call_id, record or {})
     return futures_of(origin, [call_id])[0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from pywren.executor import Executor
     from pywren.invokers import LocalInvoker
     from pywren.pickling.adapters import Setup
+    from pywren.worker.parent.lifetime import Use
     from pywren.worker.parent.pool import LocalPool
 
 logger = logging.getLogger(__name__)
@@ -204,9 +204,9 @@ class PoolExecutor(ExecutorAdapter):
         chosen = self._default(most, setup) if executor is None else self._adapted(executor, most, setup)
         super().__init__(chosen, is_own=chosen is not executor, max_workers=workers_of(chosen), setup=setup)
 
-    # The processes that this pool alone uses, and what releases them.
+    # The processes that this pool alone uses.
     _own_pool: LocalPool | None = None
-    _release: Callable[[], object] | None = None
+    _use: Use[LocalPool] | None = None
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Accept no more calls.
@@ -216,8 +216,8 @@ class PoolExecutor(ExecutorAdapter):
             cancel_futures: cancel the calls that are not known to be running.
         """
         super().shutdown(wait, cancel_futures=cancel_futures)
-        if self._own_pool is not None and self._release is not None:
-            self._release()
+        if self._own_pool is not None and self._use is not None:
+            self._use.end()
             if wait:
                 self._own_pool.retire()
 
@@ -263,11 +263,11 @@ class PoolExecutor(ExecutorAdapter):
     def _own_processes(self, count: int) -> LocalInvoker:
         """Start processes that run this pool's calls only, until it is shut down or gone."""
         from pywren.invokers import LocalInvoker
+        from pywren.worker.parent.lifetime import Use
         from pywren.worker.parent.pool import LocalPool
 
         self._own_pool = pool = LocalPool(count)
-        pool.acquire()
-        self._release = weakref.finalize(self, pool.release)
+        self._use = Use(self, pool)
         return LocalInvoker(pool=pool)
 
 

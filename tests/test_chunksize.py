@@ -14,6 +14,7 @@ from executors import is_there
 
 import pywren
 import pywren.testing
+from pywren.client.protocols import Invoker
 from pywren.exceptions import ArgumentError, WorkerCrashedError
 from pywren.executor import Executor
 from pywren.invokers import LambdaInvoker, LocalInvoker
@@ -242,7 +243,6 @@ def test_what_is_no_size(executor: Executor, chunksize: Any) -> None:
     [
         {"backup": True},
         {"name": "a job"},
-        {"budget": 1.0},
         {"overwrite_invoke_args": {"attempt": 3}},
         {"extra_meta": {"chunk": 1}},
     ],
@@ -262,6 +262,91 @@ def test_other_verbs_take_a_size(executor: Executor) -> None:
     assert pywren.get_all_results(futures) == [*(x**2 for x in range(6)), *(x**3 for x in range(6))]
     assert list(executor.imap(abs, range(-10, 0), chunksize=5)) == list(range(10, 0, -1))
     assert sorted(map(len, payloads_of(executor))) == [2, 2, 2, 3, 3, 5, 5]
+
+
+def test_by_default_short_calls_share_invocations(executor: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first ones are alone: they show how long a call takes."""
+    monkeypatch.setattr(executor, "_max_concurrency", 4)  # the next ones are invoked when these have ended
+    futures = executor.map(lambda x: x + 1, range(200))
+    assert pywren.get_all_results(futures) == list(range(1, 201))
+    payloads: list[list[str]] = executor.payloads  # type: ignore[attr-defined]
+    assert [len(one) for one in payloads[:4]] == [1] * 4
+    assert max(map(len, payloads)) > 10
+    # A worker of a busy machine hands calls back that take longer than others have.
+    assert {call_id for one in payloads for call_id in one} == {one.call_id for one in futures}
+
+
+def test_no_call_keeps_another_of_its_chunk_waiting(
+    executor: Executor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Not even if it waits for it."""
+    monkeypatch.setattr(executor, "_max_concurrency", 2)
+
+    def function(item: tuple[int, str]) -> int:
+        import time
+
+        number, place = item
+        if number == 120:
+            open(place, "w").close()
+        while number == 110 and not os.path.exists(place):
+            time.sleep(0.01)
+        return number
+
+    futures = executor.map(function, [(x, str(tmp_path / "there")) for x in range(130)])
+    assert [one.result(WAIT) for one in futures] == list(range(130))
+
+
+class Silent(Invoker):
+    """An invoker of a program that takes chunks, and runs nothing."""
+
+    takes_chunks = True
+
+    def __init__(self) -> None:
+        self.payloads: list[Any] = []
+
+    def invoke(self, payload: Any) -> None:
+        self.payloads.append(payload)
+
+
+class SilentAsIn04(Silent):
+    """One that reads payloads."""
+
+    def invoke(self, payload: Any) -> None:
+        self.payloads.append(payload["call_id"])
+
+
+@pytest.mark.parametrize(
+    ("expected", "count", "options"),
+    [
+        (None, 100, {}),
+        (None, 100, {"chunksize": "auto"}),
+        (1, 99, {}),
+        (1, 100, {"chunksize": 1}),
+        (1, 100, {"retries": 0}),
+        (1, 100, {"backup": True}),
+        (1, 100, {"name": "one by one"}),
+        (1, 100, {"overwrite_invoke_args": {"extra": 1}}),
+        (1, 100, {"extra_meta": {"chunk": 1}}),
+    ],
+    ids=str,
+)
+def test_which_maps_are_in_chunks_by_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: int | None, count: int, options: dict[str, Any]
+) -> None:
+    """Those of many calls. Who forbids repeats wants that one dead worker costs one call."""
+    monkeypatch.setenv("PYWREN_HOME", str(tmp_path))
+    with Executor(Silent(), pywren.wrenconfig.default(), 60.0) as executor:
+        futures = executor.map(abs, range(count), **options)
+        assert futures[0]._origin.driver.policy.chunksize == expected  # type: ignore[attr-defined]
+        assert futures[0]._origin.callset.has_chunks == (expected != 1)  # type: ignore[attr-defined]
+        executor.cancel_all()
+
+
+def test_an_invoker_that_invokes_in_its_own_way_gets_payloads_of_one_call() -> None:
+    """As in 0.4: it may read them."""
+    assert LambdaInvoker.takes_chunks
+    assert Silent.takes_chunks
+    assert not SilentAsIn04.takes_chunks
 
 
 def test_where_an_invocation_takes_one_call_the_size_has_no_effect() -> None:

@@ -27,6 +27,18 @@ _START = """
     def both(results):
         return len(results)
 
+    def say_when_waiting():
+        "Connect to the test as soon as the main thread waits for a future."
+        import socket, threading
+        main = threading.main_thread().ident
+        def waits(frame):
+            return frame and (frame.f_code.co_name == "_wait" or waits(frame.f_back))
+        def watch():
+            while not waits(sys._current_frames()[main]):
+                time.sleep(0.01)
+            socket.create_connection(addresses[0]).recv(1)
+        threading.Thread(target=watch, daemon=True).start()
+
     addresses = [tuple(json.loads(sys.argv[1]))] * 5
     pwex = pywren.local_executor()
 """
@@ -118,6 +130,25 @@ def test_one_ctrl_c_ends_a_script(script, presence, tmp_path):
     assert "waiting for" not in err
 
 
+def test_an_executor_may_be_dropped_during_ctrl_c(presence, tmp_path):
+    """None of pywren's code runs where the last reference to an executor is dropped: Python ignores Ctrl-C there."""
+    script = """
+        pywren.get_all_results(pwex.map(abs, [1, 2]))
+
+        def interrupt(frame, *_):
+            if "pywren" in frame.f_code.co_filename:
+                os.kill(os.getpid(), 2)
+
+        sys.settrace(interrupt)
+        del pwex
+        sys.settrace(None)
+        print("went on")
+    """
+    with program(script, presence, tmp_path) as process:
+        out, err = process.communicate(timeout=WAIT)
+    assert (out, err) == ("went on\n", "")
+
+
 def test_the_terminals_ctrl_c(presence, tmp_path):
     """The terminal sends the signal to all processes in front: the script ends as with its own signal."""
     leader, follower = os.openpty()
@@ -180,6 +211,7 @@ def test_a_program_that_goes_on(presence, tmp_path):
     script = """
         futures = pwex.map(held, addresses)
         other = pwex.call_async(abs, -7)
+        say_when_waiting()
         try:
             futures[0].result()
         except KeyboardInterrupt:
@@ -192,7 +224,7 @@ def test_a_program_that_goes_on(presence, tmp_path):
         print(pwex.call_async(abs, -2).result())
     """
     with program(script, presence, tmp_path) as process:
-        assert presence.wait(2)
+        assert presence.wait(3)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=WAIT)
     assert out.splitlines() == [
@@ -221,9 +253,8 @@ def test_a_program_that_goes_on(presence, tmp_path):
 def test_a_program_that_waits_again_at_its_end(presence, tmp_path):
     """A program that makes calls after a Ctrl-C is waited for at its end, as always."""
     script = """
-        futures = pwex.map(held, addresses[:1])
-        try:
-            pywren.wait(futures)
+        try:  # the call may run, and Ctrl-C come, before map() has returned
+            pywren.wait(pwex.map(held, addresses[:1]))
         except KeyboardInterrupt:
             pwex.cancel_all()
         pwex.call_async(lambda path: time.sleep(1) or open(path, "w").close(), os.environ["PYWREN_HOME"] + "/done")
@@ -238,9 +269,9 @@ def test_a_program_that_waits_again_at_its_end(presence, tmp_path):
 def test_an_interactive_session(presence, tmp_path):
     """In a session, the calls go on after Ctrl-C; its end does not wait for them."""
     with program("", presence, tmp_path, "-i", "-u", stdin=subprocess.PIPE) as process:
-        process.stdin.write("futures = pwex.map(held, addresses)\npywren.wait(futures)\n")
+        process.stdin.write("futures = pwex.map(held, addresses)\nsay_when_waiting()\npywren.wait(futures)\n")
         process.stdin.flush()
-        assert presence.wait(2)
+        assert presence.wait(3)
         process.send_signal(signal.SIGINT)
         process.stdin.write("print([future.cancelled() for future in futures])\n")
         out, err = process.communicate(timeout=WAIT)

@@ -14,24 +14,50 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = sorted(path for part in (".", "docs", "benchmarks", "examples") for path in (ROOT / part).glob("*.md"))
 
-PAGES = ("futures.md", "verbs.md")
-"""The pages of ``docs/`` whose blocks of Python are whole programs, too."""
+PAGES = ("futures.md", "verbs.md", "tutorial.md")
+"""The pages of ``docs/`` whose blocks of Python are whole programs, too, and run with the tests of the README."""
 
-PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
-BLOCKS = PYTHON.findall(README)
-BLOCKS_OF_PAGES = [block for name in PAGES for block in PYTHON.findall((ROOT / "docs" / name).read_text("utf-8"))]
+TESTED_ELSEWHERE = {
+    "costs.md": "tests/display/test_display_pages.py",
+    "data.md": "tests/test_docs_of_data.py",
+    "integrations.md": "tests/test_integrations.py",
+    "notebooks.md": "tests/display/test_display_pages.py",
+    "testing.md": "tests/testing/test_testing_guide.py",
+}
+"""The pages whose blocks of Python have tests of their own."""
+
+PYTHON = re.compile(r"^```python\n(.*?)^```(?:\n\n```text\n(.*?)^```)?", re.MULTILINE | re.DOTALL)
+"""A program, and what it prints: the block of text that follows, if one does."""
+
+ELSEWHERE = re.compile(r"^```py\n(.*?)^```", re.MULTILINE | re.DOTALL)
+"""A program for another library, which is shown beside the same program for pywren."""
+
+
+def programs(document: Path) -> list[tuple[str, str]]:
+    """Return the programs of a page, with what they print, if the page says so."""
+    return PYTHON.findall(document.read_text(encoding="utf-8"))
+
+
+BLOCKS = [block for block, _ in programs(ROOT / "README.md")]
 COMMANDS = re.findall(r"^```sh\n(.*?)\n```", README, re.MULTILINE | re.DOTALL)
+OTHER_PAGES = [
+    page for page in DOCUMENTS if page.parent.name == "docs" and page.name not in (*PAGES, *TESTED_ELSEWHERE)
+]
+PROGRAMS = [
+    pytest.param(block, printed, id=f"{document.name}-{number}", marks=marks)
+    for documents, marks in (
+        ([ROOT / "README.md", *(ROOT / "docs" / name for name in PAGES)], [pytest.mark.slow]),
+        (OTHER_PAGES, [pytest.mark.thorough]),
+    )
+    for document in documents
+    for number, (block, printed) in enumerate(programs(document), 1)
+    if document.name == "README.md" or block != BLOCKS[0]
+]
 
 
-def title(block: str) -> str:
-    """Return the last line of a block, to tell the tests apart."""
-    return block.strip().splitlines()[-1].strip()[:50]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("block", [*BLOCKS, *BLOCKS_OF_PAGES], ids=title)
-def test_a_python_block_can_be_pasted_into_a_file_and_run(block: str, tmp_path: Path) -> None:
-    """Each block is a whole program; blocks with tests are run by pytest."""
+@pytest.mark.parametrize(("block", "printed"), PROGRAMS)
+def test_a_python_block_can_be_pasted_into_a_file_and_run(block: str, printed: str, tmp_path: Path) -> None:
+    """Each block is a whole program, and prints what the page says; blocks with tests are run by pytest."""
     program = tmp_path / "test_pasted.py"
     # A hundredth of the first program's work is enough to show that it runs.
     program.write_text(block.replace("100, 1000)", "100, 10)"))
@@ -46,6 +72,20 @@ def test_a_python_block_can_be_pasted_into_a_file_and_run(block: str, tmp_path: 
         timeout=240,
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert not printed or finished.stdout == printed
+
+
+@pytest.mark.parametrize("page", sorted(TESTED_ELSEWHERE))
+def test_pages_that_are_tested_elsewhere_are(page: str) -> None:
+    """The test that is to run the programs of a page names that page."""
+    assert page in (ROOT / TESTED_ELSEWHERE[page]).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_programs_for_other_libraries_are_python(document: Path) -> None:
+    """A program that is shown for comparison compiles; the library that it is for is not installed."""
+    for block in ELSEWHERE.findall(document.read_text(encoding="utf-8")):
+        compile(block, document.name, "exec")
 
 
 def test_there_are_two_commands_and_ci_runs_them() -> None:
@@ -62,6 +102,13 @@ def test_the_first_program_is_the_example() -> None:
     for line in BLOCKS[0].splitlines():
         wanted = line.replace("1000))", "count))")
         assert wanted in example.splitlines(), line
+
+
+def test_the_front_page_of_the_site_begins_like_the_readme() -> None:
+    """Both say in the same words what pywren is, with the same program."""
+    front = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    beginning, _, _ = README.partition("\n\nThis is the PyWren of 2017")
+    assert front.startswith(f"{beginning}\n")
 
 
 def anchors(document: Path) -> set[str]:

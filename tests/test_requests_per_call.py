@@ -42,8 +42,9 @@ def executor(emulator, config):
     made.storage.close()
 
 
-def requests_of(emulator, executor, function, items, **options):
+def requests_of(emulator, executor, function, items, chunksize=1, **options):
     """Run a map, check the results, and return the requests and executions that it caused."""
+    options["chunksize"] = chunksize
     before, earlier, began = emulator.counters(), len(emulator.executions()), time.monotonic()
     assert pywren.get_all_results(executor.map(function, items, **options)) == list(map(function, items))
     seconds = time.monotonic() - began
@@ -68,6 +69,13 @@ def test_a_chunk_takes_two_requests_of_s3_and_one_invocation(emulator, executor)
     assert 0 <= put - 1 - 2 * chunks <= more  # and the function
     assert counted.count(service="s3", caller="client", operation="GetObject").requests <= chunks + more
     assert counted.count(service="s3").requests <= 0.5 * COUNT + more
+
+
+def test_many_quick_calls_share_invocations_by_default(emulator, executor):
+    """Only the first ones, which show that they are quick, have one each."""
+    counted, _, more = requests_of(emulator, executor, lambda x: x + 1, range(10 * COUNT), chunksize="auto")
+    assert counted.count(service="lambda", operation="Invoke").requests <= 5 * COUNT
+    assert counted.count(service="s3").requests <= 13 * COUNT + more
 
 
 def test_a_quick_call_is_one_put_of_the_worker_and_nothing_else(emulator, executor):

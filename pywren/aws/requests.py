@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any, TypeVar
 
+from pywren.aws import lean
 from pywren.aws.credentials import Renewals
 from pywren.aws.errors import (
     Boundary,
@@ -204,10 +205,9 @@ class AWS:
         permission: str = "",
         missing: str = "",
         refused: type[PywrenError] = DeploymentError,
-        retry: Retry | None = None,
         **arguments: Any,
     ) -> dict[str, Any]:
-        """Send one request, retry while the service is busy, and return the answer.
+        """Send one request, retry for up to two minutes while the service is busy, and return the answer.
 
         Args:
             service: botocore's name of the service.
@@ -217,12 +217,13 @@ class AWS:
                 operation's name.
             missing: what to do if the resource does not exist.
             refused: the class of the error to raise if the service refuses the request.
-            retry: how to repeat the request; by default until the service is no longer busy, for two minutes.
             **arguments: the operation's arguments.
         """
         needed = permission or f"{service}:{operation.title().replace('_', '')}"
         with self._boundary(doing, needed, missing, refused):
-            answer: dict[str, Any] = (retry or self._retry).run(lambda: self._try(service, operation, arguments))
+            answer: dict[str, Any] = self._retry.run(
+                lambda: self._try(service, lambda client: getattr(client, operation)(**arguments))
+            )
             return answer
 
     def find(
@@ -283,15 +284,15 @@ class AWS:
                 return
             arguments.update({argument: page[member] for argument, member in tokens.items() if page.get(member)})
 
-    def _try(self, service: str, operation: str, arguments: Mapping[str, Any]) -> Any:
+    def _try(self, service: str, request: Callable[[Any], Answer]) -> Answer:
         """Send a request. If its credentials are refused and their source has newer ones, send the request again."""
         client = self.client(service)
         try:
-            return getattr(client, operation)(**arguments)
+            return request(client)
         except Exception as error:
             if not concerns_credentials(error) or not self._renew(service, client, error):
                 raise
-        return getattr(self.client(service), operation)(**arguments)
+        return request(self.client(service))
 
     def _renew(self, service: str, client: Any, refusal: BaseException) -> bool:
         if self._given_session:
@@ -379,37 +380,27 @@ class AWS:
             InvocationError: Lambda refused the request.
         """
         try:
-            answer = self._invoke_event(function_name, payload)
+            accepted = self._invoke_event(function_name, payload)
         except InvocationError as error:
             cause = error.__cause__
             if cause is not None and (is_throttling(cause) or is_network_error(cause)):
                 raise InvocationThrottledError(str(error), code=error.code, request_id=error.request_id) from cause
             raise
-        if "Payload" in answer:
-            answer["Payload"].read()  # otherwise the connection does not return to the connection pool
-        request_id = str(answer.get("ResponseMetadata", {}).get("RequestId", ""))
-        if answer.get("StatusCode") != 202:
+        if accepted.status != 202:
             raise InvocationError(
-                f"invoking {function_name}: Lambda answered {answer.get('StatusCode')} instead of 202 "
-                f"(request {request_id})",
-                code=str(answer.get("StatusCode", "")),
-                request_id=request_id,
+                f"invoking {function_name}: Lambda answered {accepted.status} instead of 202 "
+                f"(request {accepted.request_id})",
+                code=str(accepted.status),
+                request_id=accepted.request_id,
             )
-        return request_id
+        return accepted.request_id
 
-    def _invoke_event(self, function_name: str, payload: bytes) -> dict[str, Any]:
-        return self.request(
-            "lambda",
-            "invoke",
-            doing=f"invoke the function {function_name}",
-            permission=f"lambda:InvokeFunction on the function {function_name}",
-            missing=_DEPLOY,
-            refused=InvocationError,
-            retry=self._retry_invocations,
-            FunctionName=function_name,
-            InvocationType="Event",
-            Payload=payload,
-        )
+    def _invoke_event(self, function_name: str, payload: bytes) -> lean.Accepted:
+        doing, permission = f"invoke the function {function_name}", "lambda:InvokeFunction on the function "
+        with self._boundary(doing, permission + function_name, _DEPLOY, InvocationError):
+            return self._retry_invocations.run(
+                lambda: self._try("lambda", lambda client: lean.invoke_event(client, function_name, payload))
+            )
 
     # -- Lambda: functions ----------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Makes botocore's sessions and clients. This is the only module that imports botocore.
+"""Makes botocore's sessions and clients. Besides ``aws.lean`` this is the only module that imports botocore.
 
 Credential sources are programs and files of the user: a program may print something other than JSON, a cache may be
 truncated, a key may have been pasted with a newline. botocore does not catch the exceptions of ``json``, ``int`` or

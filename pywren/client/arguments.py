@@ -8,7 +8,7 @@ import operator
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from pywren.exceptions import ArgumentError
 from pywren.wire.call import CALL_FIELDS
@@ -40,7 +40,7 @@ class MapOnlyOptions(CallOptions, total=False):
     name: str | None
     progress: bool | str
     show_output: bool
-    chunksize: int
+    chunksize: int | Literal["auto"]
 
 
 class MapOptions(MapOnlyOptions, total=False):
@@ -177,21 +177,24 @@ def checked_window(window: Any) -> int:
     return number
 
 
-def checked_chunksize(chunksize: Any, **others: Any) -> int:
-    """Return the ``chunksize`` of a map as an ``int``.
+def checked_chunksize(chunksize: Any, **others: Any) -> int | None:
+    """Return the ``chunksize`` of a map as an ``int``; ``None`` for ``"auto"``.
 
     Args:
         chunksize: what the program passed.
         others: what each call needs an invocation of its own for, by the name of the argument; nothing if it is false.
 
     Raises:
-        ArgumentError: it is not a whole number, or is below 1; or it is above 1, and each call needs an invocation.
+        ArgumentError: it is neither ``"auto"`` nor a whole number, or is below 1; or it is above 1, and each call needs
+            an invocation.
     """
+    if isinstance(chunksize, str) and chunksize == "auto":
+        return None
     number = _whole(chunksize)
     if number < 1:
         raise ArgumentError(
-            f"chunksize is {chunksize!r}; it must be a whole number above 0: how many calls share an invocation. "
-            "Nothing was invoked"
+            f"chunksize is {chunksize!r}; it must be 'auto', or a whole number above 0: how many calls share an "
+            "invocation. Nothing was invoked"
         )
     alone = [name for name, value in others.items() if value]
     if number > 1 and alone:

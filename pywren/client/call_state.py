@@ -109,7 +109,7 @@ class CallState(concurrent.futures.Future[R]):
         if self._own_condition is None:
             with _making:
                 if self._own_condition is None:  # another thread may have been faster
-                    self._own_condition = threading.Condition()
+                    self._own_condition = private_names.OneStepCondition()
                     _conditions.add(self._own_condition)
         return self._own_condition
 

@@ -14,6 +14,7 @@ from pywren.client.driver.policy import Policy
 from pywren.exceptions import CallCancelledError
 from pywren.pickling.packed import Packed
 from pywren.system.home import user_key
+from pywren.system.private_names import OneStepCondition
 from pywren.wire import digests
 from pywren.wire.keys import CallKeys, CallsetKeys
 from pywren.wrenutil import create_callset_id
@@ -71,7 +72,7 @@ class Callset:
     first_attempt: int = 1
     # One for the whole map: settling ten thousand futures takes it once, and making them creates no locks. Only its
     # lock is used; a condition can be re-initialized in place after a fork.
-    condition: threading.Condition = field(default_factory=threading.Condition, repr=False)
+    condition: threading.Condition = field(default_factory=OneStepCondition, repr=False)
     deletion: Any = field(default=None, repr=False)
     on_lost_object: Callable[[], object] | None = field(default=None, repr=False)
     inputs: dict[str, list[Callset]] = field(default_factory=dict, repr=False)
@@ -92,7 +93,7 @@ class Callset:
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         # A new condition is right even for a copy in the same process: the unpickled futures have their own states.
-        self.__dict__.update(state, condition=threading.Condition())
+        self.__dict__.update(state, condition=OneStepCondition())
 
     @property
     def keys(self) -> CallsetKeys:

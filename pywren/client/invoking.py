@@ -45,8 +45,7 @@ class Invocations:
         now: returns the storage's time, in seconds since the epoch.
         refused: called with a call's id and an error when the service refuses for good a call that ``map`` has left to
             the background.
-        note: called with the attempt, when its invocation began in seconds since the epoch, and how many seconds it
-            took.
+        note: called with the attempt, and how many seconds its invocation took.
         callset_id: the callset, for log lines.
         threads: the most invocations in parallel.
         clock: returns monotonic seconds.
@@ -63,7 +62,7 @@ class Invocations:
         payload: Callable[[Ready], Mapping[str, Any]],
         now: Callable[[], float],
         refused: Callable[[str, BaseException], object],
-        note: Callable[[Ready, float, float], object],
+        note: Callable[[Ready, float], object],
         callset_id: str,
         threads: int = 64,
         clock: Callable[[], float] = time.monotonic,
@@ -83,29 +82,32 @@ class Invocations:
         self.uncertain = 0  # no lock: Ctrl-C interrupts one thread only, the program's own
         driver.waker = weakref.WeakMethod(self._wake)
 
-    def run(self, watcher: Watcher | None = None) -> None:
+    def run(self, watcher: Watcher | None = None, begun: Callable[[], object] = lambda: None) -> None:
         """Invoke what the driver lets go, and return when all else is held back on purpose.
 
         Args:
             watcher: shows on this thread, between its invocations, how far the calls are.
+            begun: called before the first invocation, when ``wake`` leaves the calls to this thread already.
 
         Raises:
             InvocationError: a call was refused for good, or the service was busy for ``PATIENCE`` seconds. Calls that
-                were accepted before go on; the others are not invoked any more.
+                were accepted before go on; the others are taken out of the queue.
         """
         crew = _Crew(self, patient=True, watcher=watcher)
         try:
             with self._lock:
                 self._busy = True
+            begun()
             crew.work_together()
+            if crew.error is not None:
+                raise crew.error
         except BaseException:
             # Ctrl-C may come between any two lines. What was taken from the queue, and not reported, may be invoked.
             self._driver.accept_rest(self._now())
+            self._driver.drop_held()  # before a poll may have them invoked
             raise
         finally:
             self._rest()
-        if crew.error is not None:
-            raise crew.error
 
     def wake(self) -> bool:
         """Invoke in the background what may be invoked now, of this callset and of others. Return immediately.
@@ -171,7 +173,7 @@ class Invocations:
             _NotNow: the credentials have expired, and ``map`` has returned. The call is in the queue again.
             InvocationError: the service refuses the call for good, and no other attempt of it is in flight.
         """
-        started, began = time.time(), self._clock()
+        began = self._clock()
         try:
             answer = self._invoker.invoke(self._payload(ready))
         except InvocationThrottledError:
@@ -192,7 +194,7 @@ class Invocations:
             self.uncertain += 1
             self._driver.accepted(*ready, "", self._now())
             raise
-        self._note(ready, started, self._clock() - began)
+        self._note(ready, self._clock() - began)
         # A program's own invoker may return anything.
         self._driver.accepted(*ready, answer if isinstance(answer, str) else "", self._now())
 
@@ -252,7 +254,7 @@ class _Crew:
 
     def work_together(self) -> None:
         """Work, with as many helpers as there are calls for, until the driver has no more for any thread."""
-        held = math.ceil(self._driver.counts().held / self._driver.policy.chunksize)
+        held = math.ceil(self._driver.counts().held / (self._driver.policy.chunksize or 1))
         count = min(self._work_for._threads, held)
         helpers = [threading.Thread(target=self._work, name="pywren-request", daemon=True) for _ in range(count - 1)]
         started = []

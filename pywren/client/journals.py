@@ -144,9 +144,10 @@ class Journals:
         known = self._known.get(chunk)
         return None if known is None or known.journal.ended else known
 
-    def first_call(self) -> str | None:
-        """Return the least of the first calls of the chunks whose journals are open; ``None`` if none is."""
-        return min((one.first for one in list(self._known.values()) if not one.journal.ended), default=None)
+    def first_open(self) -> Known | None:
+        """Return the first chunk whose journal is open, in the order of their names; ``None`` if none is."""
+        still = [one for one in list(self._known.values()) if not one.journal.ended]
+        return min(still, key=lambda one: one.name, default=None)
 
     def mark(self, known: Known, statuses: Sequence[Status]) -> tuple[list[str], list[str]]:
         """End calls of a chunk.

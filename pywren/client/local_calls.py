@@ -61,6 +61,7 @@ from pywren.wire.failure import Failure
 from pywren.wire.keys import CallKeys
 from pywren.wire.outcome import Outcome
 from pywren.wire.status import Status
+from pywren.worker.parent.lifetime import Use
 from pywren.worker.task import Function, Repeat, RunResult
 from pywren.wrenutil import create_call_id
 
@@ -163,9 +164,9 @@ class LocalCallset:
         held, references = _inputs_of(submission)
         if self._policy.backup:
             self._attempts.watch([one.call_id for index, one in enumerate(futures) if index not in held])
-        # The result of a tiny map may be complete before this assignment. Then _on_results() clears ``_batch`` first
-        # and it is set again here; the cycle is then left to the garbage collector.
-        self._batch = self._pool.submit(
+        # Assigned before the pool has the calls: the result of a tiny map may be complete before add() returns. And
+        # Ctrl-C may come between any two steps here: outstanding() then asks whether the pool has accepted the batch.
+        self._batch = batch = self._pool.prepare(
             _function_of(submission),
             submission.arguments,
             extra_env=submission.extra_env or {},
@@ -181,7 +182,8 @@ class LocalCallset:
             references=references,
             held=held,
         )
-        for index in held:  # after _batch is set, which let_go() needs
+        self._pool.add(batch)
+        for index in held:  # after add(), which let_go() needs
             inputs, as_values = submission.inputs[index], submission.as_values
             self._inputs[index] = inputs
             self._follow(Following(self, create_call_id(index), inputs, as_values=as_values))
@@ -451,7 +453,10 @@ class LocalCallset:
         return False
 
     def outstanding(self) -> list[CallState]:
-        """Return the futures of the calls that have no outcome yet."""
+        """Return the futures of the calls that have no outcome yet, and will get one."""
+        batch = self._batch
+        if batch is None or not batch.is_accepted:
+            return []  # all have ended; or Ctrl-C has kept the calls from the pool, and their futures from the program
         return list(self._futures.values())  # a copy, which is one step: the pump removes entries meanwhile
 
     def withdraw(self, *, record: bool = False) -> int:
@@ -718,7 +723,7 @@ class LocalDispatcher:
         self.storage = storage
         self._invoker = invoker
         self._show_output = show_output
-        self._use = _Use(self, pool)
+        self._use = Use(self, pool)
         # The callset that was dispatched last. One reference, which threads replace as a whole.
         self._last: weakref.ref[LocalCallset] | None = None
 
@@ -737,7 +742,7 @@ class LocalDispatcher:
         # of the two _Use objects is dropped. Its finalizer releases the pool when the dispatcher is gone.
         if pool is not self._use.pool:  # the old pool has failed, or ended with the call that unpickled the executor
             self._use.end()
-            self._use = _Use(self, pool)
+            self._use = Use(self, pool)
         callset = LocalCallset(submission.callset, self.storage, pool, submission.policy, follow=self._invoker.follow)
         show_output = self._show_output or bool(submission.options.get("show_output"))
         futures = callset.submit(submission, show_output, self._invoker.environment)
@@ -752,14 +757,3 @@ class LocalDispatcher:
     def put(self, callset: Callset, packed: Packed) -> ResponseFuture:
         """Keep an object that calls may refer to, and return its future."""
         return LocalCallset(callset, self.storage, self._use.pool, Policy()).put(packed)
-
-
-class _Use:
-    """Records that a dispatcher uses a pool, until ``end`` is called or the dispatcher is gone."""
-
-    def __init__(self, user: LocalDispatcher, pool: LocalPool) -> None:
-        self.pool = pool
-        pool.acquire()
-        # finalize() calls release() at most once, however many threads call end(), and also when the dispatcher is
-        # collected or the program ends.
-        self.end = weakref.finalize(user, pool.release)

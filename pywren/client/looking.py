@@ -24,6 +24,7 @@ from pywren.client.journals import Journals, Reading
 from pywren.exceptions import DecodeError, IntegrityError, VersionMismatchError
 from pywren.storage import Storage
 from pywren.storage.journals import by_chunk
+from pywren.storage.storage import Listing
 from pywren.system.threads import for_each
 from pywren.wire.beacon import Beacon
 from pywren.wire.failure import Failure
@@ -115,7 +116,7 @@ class Looker:
         lists = len(unknown) > _DIRECT_READS or self._timer() - self._last_listing >= FULL_LOOK
         if lists or (learn and self._must_list):
             # S3 is strongly consistent since December 2020: a listing shows every status whose PUT has been answered.
-            listing = self._storage.look(self._callset.id, self._begin(start_after))
+            listing = self._list(start_after, learn=learn)
             self._last_listing = self._timer()
             self._must_list = False
             # The listing also shows calls that were settled before: reading those again would be wasted.
@@ -147,11 +148,19 @@ class Looker:
             self._reads[one] = self._reads.get(one, 0) + 1
         return found._replace(signs=signs)
 
-    def _begin(self, start_after: str) -> str:
-        """Return where the listing begins: before the beacons of chunks, which are next to their first calls."""
-        first = self.journals.first_call() if self.journals else None
-        # What an id begins with sorts before it, because "/" sorts before digits.
-        return start_after if first is None or first > start_after else first[:-1]
+    def _list(self, start_after: str, *, learn: bool) -> Listing:
+        """List what may be new: from the first outstanding call, and from the first chunk whose journal is open.
+
+        Args:
+            start_after: a call before the first that is outstanding.
+            learn: whether other processes may have made chunks.
+        """
+        first = self.journals.first_open()
+        # The beacon of a chunk is next to its first call, which may have ended already.
+        if first is not None and first.first <= start_after:
+            start_after = first.first[:-1]  # what an id begins with sorts before it, because "/" sorts before digits
+        first_chunk = None if first is None else first.name
+        return self._storage.look(self._callset.id, start_after, "" if learn else first_chunk)
 
     def heed(self, call_id: str, number: int) -> None:
         """Record that the caller has carried out what follows from a report. Later looks do not read it again."""

@@ -36,7 +36,13 @@ class Invoker:
     """Whether the calls run with the Python packages that are installed on this machine."""
 
     takes_chunks: bool = False
-    """Whether a payload may be that of a chunk: several calls that one invocation runs (docs/chunks.md)."""
+    """Whether a payload may be that of a chunk: several calls that one invocation runs (docs/chunks.md). False for a
+    subclass that invokes in its own way, and so may read payloads, unless it says otherwise."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "invoke" in vars(cls) and "takes_chunks" not in vars(cls):
+            cls.takes_chunks = False
 
     longest_run: float | None = None
     """Seconds that an invocation may run, whatever it does; ``None`` for no limit."""

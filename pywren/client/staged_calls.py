@@ -24,20 +24,23 @@ settles futures. Usually the monitor's thread polls. A thread of the program pol
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shlex
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from pywren.client import call_state, waiting
 from pywren.client.belief import Findings, Sign
+from pywren.client.call_facts import CallFacts
 from pywren.client.call_state import CallState
 from pywren.client.callset import Callset
-from pywren.client.driver.driver import Attempt, Driver, Ready, Stop
+from pywren.client.driver.driver import Attempt, Driver, Planned, Ready, Stop
 from pywren.client.driver.record import Counts
 from pywren.client.driver.retrying import Over
 from pywren.client.ends import End, Ends, store_outcome, with_attempts
@@ -66,6 +69,7 @@ from pywren.storage import Storage
 from pywren.system import shutdown
 from pywren.system.forks import in_each_child, own_name
 from pywren.system.threads import for_each
+from pywren.wire import reading
 from pywren.wire.cause import NEVER_RAN, Cause
 from pywren.wire.chunk import PAGE_INTERVAL, chunk_payload
 from pywren.wire.digests import chunk_key, verify_sha256
@@ -126,9 +130,8 @@ class StagedCallset:
         # For each call that is held because it follows others, what returns the rest of its payload. No lock: filled
         # before any other thread knows this object; each member is then used by the one thread that invokes its call.
         self._incomplete: dict[str, Callable[[], Mapping[str, Any]]] = {}
-        # No lock: threads that invoke, for_each() helpers and the polling thread write different members of the entry
-        # of a call, with setdefault().
-        self.records: dict[str, dict[str, Any]] = {}
+        # No lock: threads that invoke, for_each() helpers and the polling thread add entries with setdefault().
+        self.records: dict[str, CallFacts] = {}
         # Members of the payloads that all calls share: 100,000 copies of them would take a few hundred megabytes.
         self.shared_payload: Mapping[str, Any] = {}
         # Both are set by drive(), before any other thread knows this object. ``None`` if another process drives the
@@ -152,7 +155,13 @@ class StagedCallset:
         self._polling = False
         self._poll_again = False  # the monitor found another thread polling; that thread then calls the monitor
         # A call may have several futures, because each unpickled copy is one more future.
-        self._futures: dict[str, list[weakref.ref[CallState]]] = {}
+        self._futures: dict[str, _FutureRef] = {}
+        # References to futures that nothing holds any more. Garbage is collected wherever a thread happens to be,
+        # perhaps under a lock. So all that happens then is one append(), which is atomic; a poll does the rest.
+        self._gone: deque[weakref.ref[CallState]] = deque()
+        self._note_gone = self._gone.append  # one object for all references
+        self._in_order: list[str] | None = None  # the keys of ``_futures``, sorted; made again after a change
+        self._looks = 0  # how often the storage was asked for statuses; only the thread that polls writes it
         # Strong references: a program may drop a future whose callback it still expects to run, or those of a job, for
         # which other processes may wait: this client drives it to its end.
         self._with_callbacks: set[CallState] = set()
@@ -180,45 +189,70 @@ class StagedCallset:
         # thousands of calls the last is invoked much later than the first.
         chunk = None if self.driver is None else self.driver.chunk_of(ready.call_id)
         if chunk is not None:
-            return self._chunk_payload(ready.call_id, *chunk)
+            return self._chunk_payload(ready.call_id, chunk)
         key = self.callset.attempt_key(ready.call_id, ready.number).hex()
-        kept: dict[str, Any] = self.records[ready.call_id]["payload"]
+        kept = self.records[ready.call_id]
         complete = self._incomplete.get(ready.call_id)
         if complete is not None:
             # It may store outcomes of other storages. Removed afterwards: if this fails, it may be tried again.
-            kept.update(complete())
+            kept.add_members(complete())
             self._incomplete.pop(ready.call_id, None)
-        kept["attempt"], kept["host_submit_time"] = ready.number, time.time()
+        kept.attempt, kept.submitted = ready.number, time.time()
         own = {"attempt_key": key, "client_process": own_name()}
-        return {**self.shared_payload, **kept, **own, **self.callset.overwrite}
+        return {**self.whole_payload(ready.call_id), **own, **self.callset.overwrite}
 
-    def _chunk_payload(self, name: str, attempts: Mapping[str, int], left: Sequence[str]) -> dict[str, Any]:
+    def _chunk_payload(self, name: str, chunk: Planned) -> dict[str, Any]:
         """Write the plan of a chunk, and return its payload."""
         # Whoever finds an outcome must find the plan too. If the service was too busy before, the plan stands.
         if name not in self._planned:
-            plan = Plan(self.callset.id, name, attempts)
+            plan = Plan(self.callset.id, name, chunk.attempts)
             # First here: from now on, what ends one of these calls is written into their journal.
             self._journals.open(plan)
             self.storage.put(self.callset.keys.page(name, 0), plan.encode(self.callset.known_secret()))
             self._planned.add(name)
         now = time.time()
         items: list[dict[str, Any]] = []
-        for call_id, number in attempts.items():
+        left = set(chunk.left)
+        for call_id, number in chunk.attempts.items():
             if items and call_id not in left:
                 continue  # it has ended meanwhile; but the first one gives the chunk its name
-            kept = self.records[call_id]["payload"]
-            kept["attempt"], kept["host_submit_time"] = number, now
-            items.append({**self.shared_payload, **kept, "client_process": own_name()})
+            kept = self.records[call_id]
+            kept.attempt, kept.submitted = number, now
+            items.append({**self.whole_payload(call_id), "client_process": own_name()})
         interval = PAGE_INTERVAL if self.driver is not None and self.driver.policy.retries else 0.0
-        return chunk_payload(items[0], items, chunk_key(self.callset.known_secret(), name), interval)
+        return chunk_payload(items[0], items, chunk_key(self.callset.known_secret(), name), interval, chunk.time_limit)
 
-    def note_invocation(self, ready: Ready, started: float, seconds: float) -> None:
-        """Record when an attempt was invoked, in seconds since the epoch, and how long that took."""
+    def keep_payload(self, call_id: str, payload: Mapping[str, Any]) -> None:
+        """Keep what a payload has besides ``shared_payload``. What follows from the id of the call is not kept."""
+        made = self._made_payload(call_id)
+        own = {name: one for name, one in payload.items() if name not in made or made[name] != one}
+        self.records[call_id] = CallFacts(own)
+
+    def remember(self, call_id: str, record: Mapping[str, Any]) -> None:
+        """Remember what a pickled future says about its call: members of ``invoke_status``."""
+        self.records.setdefault(call_id, CallFacts()).add_others(record)
+
+    def whole_payload(self, call_id: str) -> dict[str, Any]:
+        """Return the payload of a call, without the key of the attempt and what the program overwrites."""
+        return {**self._made_payload(call_id), **self.shared_payload, **self.records[call_id].payload()}
+
+    def _made_payload(self, call_id: str) -> dict[str, Any]:
+        # Four keys of a hundred characters each: they would be a quarter of what is kept of an outstanding call.
+        keys = self.callset.call_keys(call_id)
+        return {
+            "call_id": call_id,
+            "data_key": keys.data,
+            "output_key": keys.output,
+            "status_key": keys.status,
+            "cancel_key": keys.cancel,
+        }
+
+    def note_invocation(self, ready: Ready, seconds: float) -> None:
+        """Record that an attempt was invoked, and how many seconds that took."""
         # On a thread that invokes; each call is invoked by one thread at a time.
         chunk = None if self.driver is None else self.driver.chunk_of(ready.call_id)
-        for call_id in [ready.call_id] if chunk is None else chunk[0]:
-            record = self.records[call_id]
-            record["lambda_invoke_timestamp"], record["lambda_invoke_time"] = started, seconds
+        for call_id in [ready.call_id] if chunk is None else chunk.attempts:
+            self.records[call_id].seconds = seconds
 
     def complete_later(self, call_id: str, complete: Callable[[], Mapping[str, Any]]) -> None:
         """Have the rest of a payload made just before the call is invoked, on the thread that invokes it."""
@@ -450,7 +484,7 @@ class StagedCallset:
         record = self._record(target.call_id)
         # If the status contains the outcome, nothing was downloaded separately.
         came = {"download_output_timestamp": record.get("status_done_timestamp"), "download_output_time": 0.0}
-        return {**self.callset.facts, **came, **record, "status_query_count": target.status_query_count}
+        return {**self.callset.facts, **came, **record, "status_query_count": target.status_query_count or self._looks}
 
     def recipe(self, target: CallState) -> Recipe:
         """Return what another process needs to recreate the future: the callset with its secret, and the storage."""
@@ -466,9 +500,11 @@ class StagedCallset:
 
     def _record(self, call_id: str) -> dict[str, Any]:
         """Return what is known of one call: its payload without secrets and argument, and the client's actions."""
-        record = dict(self.records.get(call_id, {}))
-        payload = {name: value for name, value in record.pop("payload", {}).items() if name != "data_inline"}
-        return {**self.shared_payload, **payload, **record}
+        facts = self.records.get(call_id)
+        if facts is None:
+            return dict(self.shared_payload)
+        payload = self.whole_payload(call_id) if facts.attempt else self.shared_payload
+        return {**{name: one for name, one in payload.items() if name != "data_inline"}, **facts.document()}
 
     # -- futures -------------------------------------------------------------------------------------------------
 
@@ -476,9 +512,8 @@ class StagedCallset:
         """Become responsible for more futures."""
         with self._lock:
             for one in futures:
-                # A weak reference without a callback: that would run wherever the last reference goes, perhaps under a
-                # lock.
-                self._futures.setdefault(one.call_id, []).append(weakref.ref(one))
+                self._futures[one.call_id] = _FutureRef(one, self._note_gone, self._futures.get(one.call_id))
+            self._in_order = None
             if self._lease is not None and self.callset.name is not None:
                 self._with_callbacks.update(futures)
             self._order = []  # made again for the next listing, which may have to begin at an earlier call
@@ -493,19 +528,34 @@ class StagedCallset:
 
     def _living(self, call_id: str) -> list[CallState]:
         # The list holds strong references: a future that lives now lives until the caller drops the list.
-        return [one for one in (ref() for ref in self._futures.get(call_id, ())) if one is not None]
+        living, ref = [], self._futures.get(call_id)
+        while ref is not None:
+            one, ref = ref(), ref.other
+            if one is not None:
+                living.append(one)
+        return living
 
     def _outstanding(self) -> list[str]:
         """Return, in the order of their keys, the calls that have an unfinished future which something still holds."""
         # While calls wait to be invoked, of this callset or of another, those in flight are of interest even if nothing
         # holds their futures: their ends make room. And nobody but the driver repeats a call whose outcome another
         # process wants.
-        if not self._must_go_on():
-            # A copy, because dropping a future may run a user's __del__, which may come back here: the lock is
+        if self._gone and not self._must_go_on():
+            self._drop_gone()
+        # Polls ask, and a call costs each of them as little as possible: a hundred thousand may be outstanding.
+        if self._in_order is None:
+            self._in_order = sorted(self._futures)
+        return self._in_order
+
+    def _drop_gone(self) -> None:
+        while self._gone:
+            ref = self._gone[0]
+            if isinstance(ref, _FutureRef) and not self._living(ref.call_id):
+                self._drop(ref.call_id)
+            # Last, as Ctrl-C may come before. Dropping may run a user's __del__, which may come back here: the lock is
             # reentrant.
-            for call_id in [c for c in self._futures if not self._living(c)]:
-                self._drop(call_id)
-        return sorted(self._futures)
+            with contextlib.suppress(ValueError):
+                self._gone.remove(ref)
 
     def _must_go_on(self) -> bool:
         driver = self.driver
@@ -516,8 +566,11 @@ class StagedCallset:
     def _drop(self, call_id: str) -> None:
         for one in self._living(call_id):
             self._with_callbacks.discard(one)
-        self._futures.pop(call_id, None)
-        self.records.get(call_id, {}).get("payload", {}).pop("data_inline", None)  # only another attempt needs it
+            one.status_query_count = self._looks
+        if self._futures.pop(call_id, None) is not None:
+            self._in_order = None
+        if call_id in self.records:
+            self.records[call_id].argument = None  # only another attempt needs it
         # May free a status with its output. pop() with a default: a concurrent poll may have settled the call already.
         self._committed.pop(call_id, None)
         self._ends.forget(call_id)
@@ -579,7 +632,7 @@ class StagedCallset:
         started, began = self._timer(), time.monotonic()
         with self._lock:
             outstanding = self._outstanding()
-            unknown = [call_id for call_id in outstanding if call_id not in self._committed]
+            unknown = [one for one in outstanding if one not in self._committed] if self._committed else outstanding
         # No request, not even a listing: the monitor then drops this callset.
         if not outstanding:
             if self._lease is not None:
@@ -599,7 +652,7 @@ class StagedCallset:
             # Ask before reading anything: otherwise the last statuses written before the process ended could be missed.
             client_gone = self._client_alive is not None and bool(unknown) and not self._client_alive()
             found = self._looker.look(unknown, self._start_after(unknown), self._in_flight(), client_gone)
-            self._count_queries(unknown)
+            self._looks += 1
             ended = self._carry_out(found)
             if self._invocations is not None and self._may_drive:
                 self._invocations.wake()
@@ -642,7 +695,7 @@ class StagedCallset:
             if not self._outstanding():
                 return None
             # _expect() of a future calls watch() when something asks for it later.
-            if set(self._futures) <= set(self._committed) and not any(map(self._is_awaited, self._committed)):
+            if self._futures.keys() <= self._committed.keys() and not any(map(self._is_awaited, self._committed)):
                 return None  # only big outputs that nothing has asked for are left
             # It backs off with the age of the last result: an hour of waiting costs at most some 720 LIST requests.
             delay = poll_delay(self._silence.seconds(), self._poll_cost)
@@ -670,12 +723,6 @@ class StagedCallset:
 
     def _in_flight(self) -> InFlight | None:
         return None if self.driver is None else self.driver.in_flight
-
-    def _count_queries(self, call_ids: Sequence[str]) -> None:
-        with self._lock:
-            for call_id in call_ids:
-                for one in self._living(call_id):
-                    one.status_query_count += 1
 
     def _failure_records(self, noted: Noted | None) -> FailureRecords | None:
         function = self.callset.function
@@ -737,10 +784,10 @@ class StagedCallset:
         if self.driver is not None and status.attempt != CLIENT_ATTEMPT:
             cause, error = _why(status)
             began, where = _when_and_where(status)
-            failed, usage = cause is not None, _usage_of(status)
             self.driver.ended(
-                status.call_id, status.attempt, began, where, failed=failed, cause=cause, error=error, usage=usage
-            )
+                status.call_id, status.attempt, began, where, failed=cause is not None, cause=cause, error=error,
+                usage=_usage_of(status), seconds=_seconds_of(status),
+            )  # fmt: skip
 
     def _mark_running(self, signs: Iterable[Sign]) -> None:
         for sign in signs:
@@ -836,8 +883,10 @@ class StagedCallset:
         """Return why an attempt failed, according to its worker."""
         if status.failure is not None:
             cause = status.failure.cause or Cause.WORKER_FAILED
-            # A worker that reports has run. Repeats of what never ran have no limit, so it cannot ask for them.
-            cause = Cause.WORKER_FAILED if cause in NEVER_RAN else cause
+            # A worker that reports has run. Repeats of what never ran have no limit, so it cannot ask for them. That of
+            # a chunk has run other calls.
+            is_back = cause is Cause.HANDED_BACK and status.page is not None
+            cause = Cause.WORKER_FAILED if cause in NEVER_RAN and not is_back else cause
             return cause, status.failure.error(self.callset.id, status.call_id, status.document())
         # Unpickling runs the user's code, without a lock. A big exception has an object of its own.
         outcome = status.outcome if status.output_sha256 is None else self._fetch(status)
@@ -970,9 +1019,8 @@ class StagedCallset:
             verify_sha256(data, status.output_sha256, f"the output {status.output_key}")
         except (IntegrityError, StorageNoSuchKeyError) as error:
             return error
-        record = self.records.setdefault(status.call_id, {})
-        record["download_output_timestamp"] = started
-        record["download_output_time"] = self._timer() - began
+        came = {"download_output_timestamp": started, "download_output_time": self._timer() - began}
+        self.records.setdefault(status.call_id, CallFacts()).add_others(came)
         return data
 
     def _settle(self, verdicts: Mapping[str, Verdict]) -> None:
@@ -981,7 +1029,7 @@ class StagedCallset:
         with self._lock:
             batch = [(one, verdict) for call_id, verdict in verdicts.items() for one in self._living(call_id)]
             for call_id in verdicts:
-                self.records.setdefault(call_id, {})["status_done_timestamp"] = now
+                self.records.setdefault(call_id, CallFacts()).ended = now
         for call_id, verdict in verdicts.items():
             if verdict.error is not None:
                 self.callset.note_failure(call_id, verdict.error)
@@ -1003,6 +1051,28 @@ class StagedCallset:
                 self._drop(call_id)
 
 
+class _FutureRef(weakref.ref[CallState]):
+    """A weak reference to a future that tells, when the future is gone, which call it was of.
+
+    Most calls have one future. So the references of a call are a chain, which takes less memory than a list.
+    """
+
+    __slots__ = ("call_id", "other")
+
+    call_id: str
+    other: _FutureRef | None
+
+    def __new__(
+        cls, future: CallState, gone: Callable[[weakref.ref[CallState]], object], other: _FutureRef | None
+    ) -> _FutureRef:
+        self = super().__new__(cls, future, gone)
+        self.call_id, self.other = future.call_id, other
+        return self
+
+    def __init__(self, *_: object) -> None:
+        """Nothing is left to do: the base class would refuse the third argument."""
+
+
 def _why(status: Status) -> tuple[Cause | None, str]:
     """Return why the attempt that ended a call brought no value, and its error in words."""
     if status.failure is not None:
@@ -1017,7 +1087,15 @@ def _usage_of(status: Status) -> Usage | None:
     seconds, memory_mb, downloads = measured(status.info)
     if seconds is None or memory_mb is None:
         return None
-    return Usage.of_attempt(seconds, memory_mb, is_output_apart=status.output_sha256 is not None, downloads=downloads)
+    used = Usage.of_attempt(seconds, memory_mb, is_output_apart=status.output_sha256 is not None, downloads=downloads)
+    return used if status.page is None else used.plus(Usage(puts=-1, gets=-1))  # the chunk pays for its pages
+
+
+def _seconds_of(status: Status) -> float | None:
+    """Return how long a worker had a call, apart from what only the first call in a container takes."""
+    if reading.number(status.info.get("func_download_time")):
+        return reading.number(status.info.get("exec_time"))
+    return measured(status.info).seconds
 
 
 def _when_and_where(status: Status) -> tuple[float | None, str]:

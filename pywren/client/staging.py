@@ -24,6 +24,7 @@ from typing import Any
 
 from pywren.client import call_state, jobs
 from pywren.client.callset import Callset, Submission
+from pywren.client.driver.chunks import FEWEST_CALLS
 from pywren.client.driver.driver import Driver
 from pywren.client.driver.policy import Policy
 from pywren.client.driver.service import Service
@@ -121,18 +122,21 @@ class StagedDispatcher:
         if name is not None:
             self._check_payloads(payloads)  # nobody should find a job that was never invoked
             jobs.publish(self.storage, callset, calls, name=name, invoker=self.invoker)
+        del calls  # a kilobyte for each, which nobody needs while they are invoked
         return self._start(callset, payloads, policy, threads, following=following, as_values=submission.as_values)
 
     def _chunked(self, submission: Submission) -> Policy:
         """Return what the user allows, with the size of chunks that the map asks for if calls can share payloads."""
         callset, policy, size = submission.callset, submission.policy, submission.options.get("chunksize", 1)
-        size = min(size, len(submission.arguments))
+        count = len(submission.arguments)
+        if size is None and (count < FEWEST_CALLS or _needs_single_calls(submission)):
+            return policy
         # A worker that does not know chunks would take the member of the payload for one of its own.
-        if size < 2 or not self.invoker.takes_chunks or "chunk" in (submission.extra_meta or {}):
+        if size == 1 or count == 1 or not self.invoker.takes_chunks or "chunk" in (submission.extra_meta or {}):
             return policy
         callset.has_chunks = True
-        longest = min(size * callset.job_max_runtime, self.invoker.longest_run or math.inf)
-        return policy._replace(chunksize=size, chunk_runtime=longest)
+        longest = min((size or count) * callset.job_max_runtime, self.invoker.longest_run or math.inf)
+        return policy._replace(chunksize=None if size is None else min(size, count), chunk_runtime=longest)
 
     def _following(self, submission: Submission) -> dict[str, Sequence[ResponseFuture]]:
         """Return the futures of the calls that are to be held until these futures are done, by call."""
@@ -222,7 +226,7 @@ class StagedDispatcher:
         # All of these before StagedCallset is made: its polls, on another thread, read them without a lock.
         callset.queue_patience = policy.event_age
         sizes: dict[str, int] = {}
-        if policy.chunksize > 1:
+        if policy.chunksize != 1:
             if callset.queue_patience is not None:
                 callset.queue_patience += policy.chunk_runtime  # a call also waits for those before it in its chunk
             sizes = {str(payload["call_id"]): _own_size(payload) + _ITEM_HEADROOM for payload in payloads}
@@ -238,7 +242,8 @@ class StagedDispatcher:
         origin.shared_payload = _take_shared(payloads)
         for call_id, payload in zip(invoked, payloads, strict=True):
             payload.pop("attempt_key", None)  # each attempt gets its own when it is invoked
-            origin.records[call_id] = {"payload": payload}
+            origin.keep_payload(call_id, payload)
+        payloads.clear()  # what was kept is smaller
         driver = Driver(
             invoked, policy, service=self._service, first_attempt=callset.first_attempt, following=following,
             sizes=sizes,
@@ -251,8 +256,8 @@ class StagedDispatcher:
         futures = futures_of(origin, call_ids or invoked)
         self._hold(origin, following, as_values)
         # Returns when every helper thread has ended, also after an error or Ctrl-C.
-        self._invoke(driver, invocations, callset, Invoking(futures, callset.progress))
-        # Last: polls before this would only find out that nothing has come back, and compete with the invocations.
+        self._invoke(origin, driver, invocations, Invoking(futures, callset.progress))
+        # Last: polls before this would find out little, and compete with the invocations.
         origin.watch()
         return futures
 
@@ -354,12 +359,14 @@ class StagedDispatcher:
             )
         return size
 
-    def _invoke(self, driver: Driver, invocations: Invocations, callset: Callset, watcher: Invoking) -> None:
+    def _invoke(self, origin: StagedCallset, driver: Driver, invocations: Invocations, watcher: Invoking) -> None:
+        callset = origin.callset
+        # What the first calls take decides how many the next invocations have.
+        polls = driver.policy.chunksize is None
         try:
             with watcher:  # its end removes the bar before anything below writes to the same terminal
-                invocations.run(watcher)
+                invocations.run(watcher, origin.watch if polls else lambda: None)
         except BaseException as error:
-            driver.drop_held()
             invoked, total = driver.count_accepted(), driver.counts().total
             if invoked:
                 uncertain = invocations.uncertain
@@ -369,6 +376,15 @@ class StagedDispatcher:
                     f", and {uncertain} more may have been" if uncertain else "", _how_to_stop(callset, error),
                 )  # fmt: skip
             raise
+
+
+def _needs_single_calls(submission: Submission) -> bool:
+    """Tell whether each call of a map that leaves the size of chunks to pywren has an invocation of its own."""
+    policy, options = submission.policy, submission.options
+    # Other processes resume the calls of a job one by one. Backups, and tests that change payloads, are about attempts
+    # of single calls. And who forbids repeats expects that one dead worker costs one call.
+    others = policy.backup or policy.retries == 0 or options.get("name") is not None
+    return bool(others or options.get("overwrite_invoke_args"))
 
 
 def _how_to_stop(callset: Callset, error: BaseException) -> str:

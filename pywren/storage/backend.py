@@ -44,12 +44,18 @@ class Backend(Protocol):
         """Return the keys that start with a prefix and sort after ``start_after``, in order."""
 
     def list_timed(
-        self, prefix: str, start_after: str = "", *, suffix: str
+        self, prefix: str, start_after: str = "", *, suffix: str, skip: tuple[str, str] | None = None
     ) -> tuple[Sequence[str], Mapping[str, float]]:
         """Return the same keys as ``list``, and when the objects were written whose keys end with a suffix.
 
         The times are in seconds since the epoch, by the storage's clock, and may be rounded down to whole seconds. Of
         an object that is deleted meanwhile, the time may be missing.
+
+        Args:
+            prefix: as for ``list``.
+            start_after: as for ``list``.
+            suffix: the suffix.
+            skip: two keys; those between them may be left out, where that saves requests.
         """
 
     def delete(self, keys: Iterable[str]) -> None:

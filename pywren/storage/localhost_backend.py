@@ -125,7 +125,7 @@ class LocalhostBackend(NamesOf04):
             return sorted(key for key in keys if key > start_after)
 
     def list_timed(
-        self, prefix: str, start_after: str = "", *, suffix: str
+        self, prefix: str, start_after: str = "", *, suffix: str, skip: tuple[str, str] | None = None
     ) -> tuple[Sequence[str], Mapping[str, float]]:
         """Return keys in order, and the times of some. See ``Backend.list_timed``."""
         keys, times = self.list(prefix, start_after), {}

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
 from datetime import datetime, timezone
 from itertools import islice
 from typing import Any, TypeVar
 
+from pywren.aws import lean
 from pywren.aws.credentials import Renewals
 from pywren.aws.errors import Boundary, concerns_credentials, error_code, was_repeated
 from pywren.aws.per_process import PerProcess
+from pywren.aws.s3_pages import Page
 from pywren.aws.sending import Retry
 from pywren.aws.service_clock import ServiceClock
 from pywren.aws.session import make_client, make_session
@@ -77,7 +78,7 @@ class S3Backend(NamesOf04):
         body = data if isinstance(data, bytes) else bytes(data)  # botocore does not accept memory views
         if if_absent:
             return self._put_if_absent(key, body)
-        self._send(key, lambda s3: s3.put_object(Bucket=self.bucket, Key=key, Body=body), "write", "s3:PutObject")
+        self._send(key, lambda s3: lean.put_object(s3, self.bucket, key, body), "write", "s3:PutObject")
         return True
 
     def _put_if_absent(self, key: str, body: bytes) -> bool:
@@ -88,7 +89,7 @@ class S3Backend(NamesOf04):
             nonlocal tries
             tries += 1
             try:
-                s3.put_object(Bucket=self.bucket, Key=key, Body=body, IfNoneMatch="*")
+                lean.put_object(s3, self.bucket, key, body, if_absent=True)
             except s3.exceptions.ClientError as error:
                 if error_code(error) not in ("PreconditionFailed", "412"):
                     raise
@@ -139,45 +140,47 @@ class S3Backend(NamesOf04):
     def get(self, key: str, byte_range: tuple[int, int] | None = None, *, limit: int | None = None) -> bytes:
         """Return an object's bytes, or a range of them. See ``Backend.get``."""
         check_range(key, byte_range)
-        ranged = {} if byte_range is None else {"Range": f"bytes={byte_range[0]}-{byte_range[1]}"}
 
-        def request(s3: Any) -> bytes:
-            # Read the body inside the retry, because the connection may break in the middle of it.
-            with closing(s3.get_object(Bucket=self.bucket, Key=key, **ranged)["Body"]) as body:
-                data: bytes = body.read() if limit is None else read_at_most(body.read, limit, key)
+        def read(body: Any) -> bytes:
+            data: bytes = body.read() if limit is None else read_at_most(body.read, limit, key)
             return data
 
+        # Read the body inside the retry, because the connection may break in the middle of it.
+        request = functools.partial(lean.get_object, bucket=self.bucket, key=key, byte_range=byte_range, read=read)
         return self._send(key, request, "read", "s3:GetObject", _READ_HINT)
 
     def list(self, prefix: str, start_after: str = "") -> list[str]:
         """Return keys in order. See ``Backend.list``."""
-        return [item["Key"] for page in self._pages(prefix, start_after) for item in page.get("Contents", ())]
+        return [key for page in self._pages(prefix, start_after) for key in page.keys]
 
     def list_timed(
-        self, prefix: str, start_after: str = "", *, suffix: str
+        self, prefix: str, start_after: str = "", *, suffix: str, skip: tuple[str, str] | None = None
     ) -> tuple[Sequence[str], Mapping[str, float]]:
         """Return keys in order, and the times of some. See ``Backend.list_timed``."""
-        keys, times = [], {}
-        for page in self._pages(prefix, start_after):
-            for item in page.get("Contents", ()):
-                key = item["Key"]
-                keys.append(key)
+        keys: list[str] = []
+        times = {}
+        for page in self._pages(prefix, start_after, skip):
+            keys += page.keys
+            for key, written in zip(page.keys, page.times, strict=True):
                 if key.endswith(suffix):  # few of them do: the others' times are not parsed (see _client_of)
-                    times[key] = _epoch(item["LastModified"])
+                    times[key] = _epoch(written)
         return keys, times
 
-    def _pages(self, prefix: str, start_after: str) -> Iterator[dict[str, Any]]:
-        position = {"StartAfter": start_after} if start_after else {}
+    def _pages(self, prefix: str, start_after: str, skip: tuple[str, str] | None = None) -> Iterator[Page]:
+        token = ""
         while True:
-            page = self._send(prefix, functools.partial(self._list_page, prefix, position), "list", "s3:ListBucket")
+            list_page = functools.partial(self._list_page, prefix, start_after, token)
+            page = self._send(prefix, list_page, "list", "s3:ListBucket")
             yield page
-            if not page.get("IsTruncated"):
+            if page.next is None:
                 return
-            position = {"ContinuationToken": page["NextContinuationToken"]}
+            token = page.next
+            # Only where the keys are in order, as in S3: not every server sorts them.
+            if skip and page.keys and skip[0] < page.keys[-1] < skip[1] and [*page.keys] == sorted(page.keys):
+                start_after, token = skip[1], ""
 
-    def _list_page(self, prefix: str, position: dict[str, str], s3: Any) -> dict[str, Any]:
-        page: dict[str, Any] = s3.list_objects_v2(Bucket=self.bucket, Prefix=prefix, **position)
-        return page
+    def _list_page(self, prefix: str, start_after: str, token: str, s3: Any) -> Page:
+        return lean.list_objects(s3, self.bucket, prefix, start_after=start_after, token=token)
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects. See ``Backend.delete``."""
@@ -290,4 +293,5 @@ def _client_of(session: Any, region: str | None, clock: ServiceClock) -> Any:
     session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=lambda text: text)
     client = make_client(session, "s3", region)
     client.meta.events.register("after-call.s3", clock.note_answer)  # errors have a date too
+    lean.when_dated(client, clock.note)
     return client

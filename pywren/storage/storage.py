@@ -184,16 +184,19 @@ class Storage:
         ended = journals.ended_in_chunks(self, callset_id, listing.pages)
         return sorted({*listing.statuses, *(one for one in ended if one > start_after)})
 
-    def look(self, callset_id: str, start_after: str = "") -> Listing:
+    def look(self, callset_id: str, start_after: str = "", first_chunk: str | None = "") -> Listing:
         """List what the workers have written about the calls of a callset.
 
         Args:
             callset_id: the callset.
             start_after: a call id; only the calls after this one are listed.
+            first_chunk: the first chunk whose pages are wanted, in the order of their names; ``None`` if none is.
         """
         keys = self.keys(callset_id)
         begin = keys.call(start_after).status if start_after else ""
-        found, times = self.backend.list_timed(keys.root, begin, suffix=BEACON_SUFFIX)
+        # Pages come after all calls. "~" sorts after all names.
+        skip = (keys.journals, keys.journals + ("~" if first_chunk is None else first_chunk))
+        found, times = self.backend.list_timed(keys.root, begin, suffix=BEACON_SUFFIX, skip=skip)
         listing = Listing([], [], {}, [])
         for key in found:
             parsed = keys.parse(key)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import _thread
 import contextlib
 import linecache
+import operator
 import os
 import sys
 import threading
@@ -48,6 +49,21 @@ def futures_logger() -> logging.Logger:
     from concurrent.futures import _base
 
     return _base.LOGGER
+
+
+# -- threading -----------------------------------------------------------------------------------------------
+
+
+class OneStepCondition(threading.Condition):
+    """A condition whose ``with`` statement takes and releases the lock in one step each, as that of a lock does.
+
+    ``threading.Condition`` does both in methods that are written in Python. If Ctrl-C comes on the main thread just as
+    such a method begins, the statement ends with the lock still held.
+    """
+
+    # Python looks both up when the statement begins, before anything is taken, and gets the lock's own methods.
+    __enter__ = property(operator.attrgetter("_lock.__enter__"))
+    __exit__ = property(operator.attrgetter("_lock.__exit__"))
 
 
 # -- joblib --------------------------------------------------------------------------------------------------
@@ -159,3 +175,54 @@ def base_executable() -> str:
     Before Python 3.11 the path may be that of a link to the interpreter.
     """
     return getattr(sys, "_base_executable", None) or sys.executable
+
+
+# -- botocore ------------------------------------------------------------------------------------------------
+
+
+def event_handlers(client: Any, event: str) -> list[Any]:
+    """Return the functions that a botocore client calls at an event, such as ``before-send.s3.GetObject``."""
+    return list(client.meta.events._emitter._handlers.prefix_search(event))
+
+
+def event_registrations(client: Any) -> object:
+    """Return an object that is another one whenever a handler of a botocore client was registered or unregistered."""
+    return client.meta.events._emitter._lookup_cache
+
+
+def steps_of_requests(client: Any) -> list[Any]:
+    """Return functions through which the requests of a botocore client go; tests and tracing libraries replace them."""
+    endpoint = client._endpoint
+    pools = endpoint.http_session._manager.pool_classes_by_scheme.values()
+    steps = [type(client)._make_api_call, type(endpoint).make_request, type(endpoint.http_session).send]
+    return steps + [step for pool in pools for step in (pool.urlopen, pool.ConnectionCls.request)]
+
+
+def connection_pool(client: Any, url: str) -> Any | None:
+    """Return urllib3's pool of a botocore client's connections to a URL.
+
+    Returns:
+        The pool; ``None`` if a proxy is between the client and the URL, or if these versions of botocore and urllib3
+        have other names.
+    """
+    try:
+        session = client._endpoint.http_session
+        direct = session._proxy_config.proxy_url_for(url) is None
+        pool = session._manager.connection_from_url(url) if direct else None
+    except AttributeError:
+        return None
+    return pool if hasattr(pool, "_get_conn") and hasattr(pool, "_put_conn") else None
+
+
+def take_connection(pool: Any) -> Any:
+    """Take a connection from urllib3's pool; one whose ``sock`` is ``None`` is not open.
+
+    Raises:
+        urllib3.exceptions.ClosedPoolError: the pool was closed.
+    """
+    return pool._get_conn()
+
+
+def give_connection_back(pool: Any, connection: Any) -> None:
+    """Put a connection into urllib3's pool, which closes it if the pool is full or was closed."""
+    pool._put_conn(connection)

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from pywren.exceptions import StorageError
+from pywren.exceptions import CallLostError, StorageError
 from pywren.storage import Storage
 from pywren.wire.call import Call
 from pywren.wire.cause import Cause
@@ -102,10 +102,10 @@ class ChunkRun:
         """
         if self._late:
             self._journal.look()
-        began, entitled = self._clock(), self._remaining()
+        entitled = self._remaining()
         with self._keeper:
             for call in self._chunk.calls:
-                if self._journal.ended or (self._ran and not self._has_time_for(call, began, entitled)):
+                if self._journal.ended or (self._ran and not self._has_time_for(call, entitled)):
                     break
                 if call.call_id not in self._journal.others and not self._run_one(call, entitled):
                     break
@@ -119,6 +119,8 @@ class ChunkRun:
     def _run_one(self, call: Call, entitled: float | None) -> bool:
         """Run a call. Return whether this worker may run others."""
         stop = self._keeper.begin(call.call_id)
+        if stop is None:
+            return False
         left, began = self._remaining(), self._clock()
         done = self._run_call(call, stop)
         self._ran += 1
@@ -131,10 +133,8 @@ class ChunkRun:
         self._keeper.add(done)
         return done.cause is not Cause.WORKER_FAILED
 
-    def _has_time_for(self, call: Call, began: float, entitled: float | None) -> bool:
-        limit, left = self._chunk.time_limit, self._remaining()
-        if limit is not None and self._clock() - began > limit:
-            return False
+    def _has_time_for(self, call: Call, entitled: float | None) -> bool:
+        left = self._remaining()
         if left is None or entitled is None:
             return True
         alone = min(call.job_max_runtime, entitled)
@@ -153,7 +153,7 @@ class ChunkRun:
         # If every call is in the journal, it has ended without a last page. Otherwise the rest goes back.
         if statuses or back:
             self._journal.write(statuses, reports, last=True)
-        return self._summary(back)
+        return self._summary(back + self._keeper.handed_back)
 
     def _summary(self, back: int) -> dict[str, Any]:
         return {"callset_id": self._chunk.callset_id, "chunk": self._chunk.name, "ran": self._ran, "handed_back": back}
@@ -165,6 +165,11 @@ def _taken_away(done: Done) -> Done:
     status = done.status
     cut = Status(status.callset_id, status.call_id, status.attempt, failure, info=status.info)
     return Done(cut, done.size, is_report=True, cause=Cause.KILLED)
+
+
+def _not_begun(call: Call) -> Done:
+    failure = Failure(CallLostError.__name__, "the worker of the chunk has handed the call back", (), Cause.HANDED_BACK)
+    return Done(Status(call.callset_id, call.call_id, call.attempt, failure), 0, is_report=True, cause=failure.cause)
 
 
 class _Keeper:
@@ -180,6 +185,9 @@ class _Keeper:
     ) -> None:
         self.written: frozenset[str] = frozenset()
         """The calls whose outcomes this worker has written."""
+        self.handed_back = 0
+        """How many calls it has handed back while another one ran."""
+        self._limit = chunk.time_limit
         self._interval = chunk.page_interval
         self._journal = journal
         self._beacon = beacon
@@ -191,6 +199,8 @@ class _Keeper:
         self._unwritten: list[Done] = []  # a page that is on its way keeps its outcomes here until it is written
         self._size = 0
         self._due = math.inf  # when the next page is to be written
+        self._left = {call.call_id: call for call in chunk.calls}  # what has not begun
+        self._limit_due = math.inf  # when that goes back
         self._running: tuple[str, Stop] | None = None
         self._trouble: StorageError | None = None  # why the last page could not be written
         self._over = False
@@ -212,10 +222,15 @@ class _Keeper:
 
     # -- for the thread that runs the calls ---------------------------------------------------------------------------
 
-    def begin(self, call_id: str) -> Stop:
-        """Say which call runs now, and return what stops it."""
+    def begin(self, call_id: str) -> Stop | None:
+        """Say which call runs now, and return what stops it; ``None`` if it goes back, because the time is over."""
         stop = Stop()
         with self._changed:
+            if self._clock() > self._limit_due or self._left.pop(call_id, None) is None:
+                return None
+            if self._limit is not None:  # since the first call, which runs in any case
+                self._limit_due, self._limit = self._clock() + self._limit, None
+                self._changed.notify_all()
             self._running = call_id, stop
         return stop
 
@@ -272,7 +287,7 @@ class _Keeper:
         """Wait until a page or a look is due. Return False when the calls have ended."""
         with self._changed:
             while not self._over:
-                seconds = min(self._due, self._look_due) - self._clock()
+                seconds = min(self._due, self._look_due, self._limit_due) - self._clock()
                 if seconds <= 0.0:
                     return True
                 self._changed.wait(seconds)
@@ -282,6 +297,8 @@ class _Keeper:
         now = self._clock()
         looks = now >= self._look_due
         with self._changed:
+            if now > self._limit_due:
+                self._hand_back()
             page = list(self._unwritten) if self._due <= now else []
             running = None if self._running is None else self._running[0]
         trouble: StorageError | None = None
@@ -299,6 +316,14 @@ class _Keeper:
         if looks and not page and self._beacon is not None:
             self._beacon.turn()
         self._note(page, trouble)
+
+    def _hand_back(self) -> None:
+        """Have it written that what has not begun is for others. With the condition, so that it does not begin now."""
+        # A call may run for an hour more, and the next ones may even be what it waits for.
+        self.handed_back = len(self._left)
+        self._unwritten += map(_not_begun, self._left.values())
+        self._left, self._limit_due = {}, math.inf
+        self._due = -math.inf if self._unwritten else math.inf
 
     def _note(self, page: Sequence[Done], trouble: StorageError | None) -> None:
         now = self._clock()

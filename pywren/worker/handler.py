@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import platform
 import threading
 import time
@@ -74,6 +75,10 @@ start late; one request for each would cost more than the second of calls that m
 
 PLATFORM_MARGIN = 3.0
 """Seconds to reserve for reporting before the platform stops the worker."""
+
+TRACE_VARIABLE = "_X_AMZN_TRACE_ID"
+"""Lambda says in this variable which invocations have led to this one. AWS SDKs send it along, so that AWS can stop
+functions that invoke each other for ever ("Use Lambda recursive loop detection", AWS Lambda Developer Guide)."""
 
 REFERENCE_THREADS = 16
 """How many threads fetch the results that an argument refers to."""
@@ -462,6 +467,7 @@ class _Attempt:
             references=references,
             extra_env={**self.container.environment, **(self.call.extra_env or {})},
             timeout=self._timeout(),
+            trace={TRACE_VARIABLE: os.environ.get(TRACE_VARIABLE)},
         )
         kills = memory.oom_kills()
         result = self._run_child(task, stopped)

@@ -111,16 +111,16 @@ def encode_task(task: Task, *, with_function: bool, load_anew: bool = False) -> 
         load_anew: whether the child must load that function anew: the task is of another callset than the last one.
     """
     function = function_segments(task.function) if with_function else []
-    head = pickle.dumps((len(function), task.references, dict(task.extra_env), load_anew), 5)
+    head = pickle.dumps((len(function), task.references, dict(task.extra_env), load_anew, dict(task.trace)), 5)
     return frames.encode(frames.TASK, segments=[head, *function, *packed_segments(task.data)])
 
 
 def decode_task(frame: Frame, known: Function | None) -> Task:
     """Decode a task. If it does not include a function, it gets the known one. The parent handles time-outs."""
     segments = frame.segments()
-    count, references, extra_env, load_anew = _loads(segments[0])
+    count, references, extra_env, load_anew, trace = _loads(segments[0])
     function = function_from(segments[1 : count + 1]) if known is None else known._replace(load_anew=load_anew)
-    return Task(function, packed_from(segments[count + 1 :]), references, extra_env)
+    return Task(function, packed_from(segments[count + 1 :]), references, extra_env, trace=trace)
 
 
 # -- results -----------------------------------------------------------------------------------------------------------

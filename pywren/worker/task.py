@@ -54,6 +54,8 @@ class Task(NamedTuple):
         references: encoded outcomes of earlier calls, in the order of the futures that they replace in the argument.
         extra_env: environment variables for this call only.
         timeout: seconds after which the child's process group is killed; ``None`` for no limit.
+        trace: environment variables that say which invocation this is; ``None`` removes one. Calls that differ in
+            these may share a process, unlike calls that differ in ``extra_env``.
     """
 
     function: Function
@@ -61,6 +63,7 @@ class Task(NamedTuple):
     references: tuple[bytes, ...] = ()
     extra_env: Mapping[str, str] = _NOTHING
     timeout: float | None = None
+    trace: Mapping[str, str | None] = _NOTHING
 
 
 class RunResult(NamedTuple):

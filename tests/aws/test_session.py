@@ -13,14 +13,13 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from ipaddress import ip_address
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from scripted_server import certificate
 
 from pywren.aws import session as _aws_session
 from pywren.aws.errors import SetUpError
@@ -254,25 +253,6 @@ def test_a_setting_that_botocore_stumbles_over(home: Path, monkeypatch: pytest.M
 
 
 # -- certificates --------------------------------------------------------------------------------------------
-
-
-def certificate(directory: Path, name: str, *, days: int = 2) -> Path:
-    """Write a certificate for 127.0.0.1, or for another name, and its key into one file."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "x")])
-    now = datetime.now(timezone.utc)
-    names = [x509.IPAddress(ip_address(name)) if name[0].isdigit() else x509.DNSName(name)]
-    builder = x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
-    builder = builder.not_valid_before(now - timedelta(days=9)).not_valid_after(now + timedelta(days=days))
-    made = builder.add_extension(x509.SubjectAlternativeName(names), critical=False).sign(key, hashes.SHA256())
-    path = directory / f"{name}-{days}.pem"
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    path.write_bytes(pem + made.public_bytes(serialization.Encoding.PEM))
-    return path
 
 
 class Silent(BaseHTTPRequestHandler):

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from .remains import own_directories
-from .scenarios import EVERYTHING, IN_CHUNKS, SINGLE, WITHOUT, Scenario, emulated, on_lambda, on_this_machine
+from .scenarios import EVERYTHING, IN_CHUNKS, MANY, SINGLE, WITHOUT, Scenario, emulated, on_lambda, on_this_machine
 from .trial import Outcome
 
 FACTOR, ALLOWANCE = 3.0, 60.0
@@ -58,7 +58,8 @@ def run_on_lambda(table: Table, scenarios: Sequence[Scenario], calls: int, seeds
     for _, group in itertools.groupby(scenarios, key=needs):
         alike = list(group)
         with emulated(alike[0]) as emulator:
-            plain = WITHOUT._replace(containers=alike[0].containers)
+            first = alike[0]
+            plain = WITHOUT._replace(containers=first.containers, chunksize=first.chunksize, seconds=first.seconds)
             without = None
             if alike[0].event_age_scale == 1.0:
                 without = on_lambda(emulator, plain, calls=calls, seed=0, patience=wait)
@@ -84,10 +85,12 @@ def _bound(without: Outcome | None) -> float | None:
 PARTS: dict[str, Callable[[Table, argparse.Namespace], None]] = {
     "all": lambda table, options: run_on_lambda(table, [EVERYTHING], options.calls, options.seeds, options.patience),
     "chunks": lambda table, options: run_on_lambda(table, [IN_CHUNKS], options.calls, options.seeds, options.patience),
+    "many": lambda table, options: run_on_lambda(table, [MANY], 10 * options.calls, options.seeds, options.patience),
     "each": lambda table, options: run_on_lambda(table, SINGLE, 100, options.seeds[:1], options.patience),
     "here": lambda table, options: run_here(table, 500, options.seeds, options.patience),
 }
-"""Everything at once; the same in chunks; each kind of fault on its own, 100 calls each; this machine."""
+"""Everything at once; the same in chunks; ten times as many short calls; each kind of fault on its own, 100 calls each;
+this machine."""
 
 
 def arguments_of(command_line: Sequence[str]) -> argparse.Namespace:

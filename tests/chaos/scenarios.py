@@ -7,7 +7,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import psutil
 
@@ -33,13 +33,15 @@ class Scenario(NamedTuple):
         containers: how many containers the machine has.
         event_age_scale: by how much Lambda forgets waiting events sooner than configured.
         chunksize: how many calls share an invocation.
+        seconds: how long a call takes.
     """
 
     name: str
     faults: Faults
     containers: int = 8
     event_age_scale: float = 1.0
-    chunksize: int = 1
+    chunksize: int | Literal["auto"] = 1
+    seconds: float = CALL_SECONDS
 
 
 WITHOUT = Scenario("no faults", Faults())
@@ -73,6 +75,9 @@ EVERYTHING = Scenario(
 
 IN_CHUNKS = EVERYTHING._replace(name="everything at once, in chunks of 5", chunksize=5)
 
+MANY = EVERYTHING._replace(name="everything at once, short calls", chunksize="auto", seconds=0.01)
+"""Chunks as pywren chooses them."""
+
 
 @contextmanager
 def emulated(scenario: Scenario) -> Iterator[Emulator]:
@@ -101,7 +106,7 @@ def _mapped(
         emulator.set_faults(dataclasses.replace(scenario.faults, seed=seed))
         try:
             outcome = run(
-                lambda: executor.map(square_after(CALL_SECONDS), range(calls), chunksize=scenario.chunksize),
+                lambda: executor.map(square_after(scenario.seconds), range(calls), chunksize=scenario.chunksize),
                 patience=patience,
                 idle=lambda: emulator.wait_idle(_IDLE_SECONDS),
             )

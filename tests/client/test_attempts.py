@@ -68,7 +68,7 @@ class Client:
         self.origin = StagedCallset(self.callset, self.storage, Mock(spec=Monitor), clock=clock, timer=clock)
         ids = [f"{number:05d}" for number in range(count)]
         for one in ids:
-            self.origin.records[one] = {"payload": {"callset_id": self.callset.id, "call_id": one}}
+            self.origin.keep_payload(one, {"callset_id": self.callset.id, "call_id": one})
         self.driver = Driver(
             ids,
             Policy(event_age=event_age, job_max_runtime=10, may_lose_calls=True, **policy),

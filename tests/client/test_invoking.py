@@ -69,11 +69,24 @@ def test_what_stops_a_map(error):
         if payload[0] == "00003":
             raise error
 
-    _, invocations, _, _ = make(answer)
+    driver, invocations, service, _ = make(answer)
     before = set(threading.enumerate())
     with pytest.raises(type(error)):
         invocations.run()
     assert set(threading.enumerate()) <= before
+    taken = len(service.taken)
+    assert driver.counts().held == 0  # a poll that comes now invokes nothing
+    assert invocations.wake()
+    assert len(service.taken) == taken
+
+
+def test_polls_that_begin_with_a_map_leave_its_calls_to_it():
+    """So ``map`` raises what is refused."""
+    driver, invocations, service, _ = make(lambda _: None, count=3)
+    woken = []
+    invocations.run(begun=lambda: woken.append((invocations.wake(), len(service.taken))))
+    assert woken == [(False, 0)]
+    assert driver.counts().sent == 3
 
 
 def test_map_does_not_wait_for_repeats():

@@ -144,6 +144,26 @@ class TestOutcomes:
         client.other.examine()
         assert again.result(0) == "0"
 
+    def test_listings_begin_at_the_first_open_journal(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The process that drives the calls does not list what it knows; another one lists all journals."""
+        client = Chunked(9)
+        look, asked = client.storage.look, []
+
+        def looked(callset_id: str, start_after: str, first_chunk: str | None) -> Any:
+            asked.append((start_after, first_chunk))
+            return look(callset_id, start_after, first_chunk)
+
+        monkeypatch.setattr(client.storage, "look", looked)
+        calls = [one.call_id for one in client.items]
+        for index, name in [(3, "00003.1"), (0, "00000.1"), (6, "00006.1")]:
+            client.page(1, *statuses_of(client, calls[index : index + 3]), name=name, last=True)
+            client.look(3)
+        assert asked == [("", "00000.1"), ("", "00000.1"), ("00005", "00006.1")]
+        copies = client.elsewhere()
+        client.other.examine()
+        assert asked[3:] == [("", "")]
+        assert [one.result(0) for one in copies] == client.results()
+
     def test_readers_without_futures(self) -> None:
         """``Storage`` reads journals as it reads statuses."""
         client = Chunked()

@@ -155,6 +155,15 @@ class BackendConformance:
         keys, times = backend.list_timed("p/", "p/a/2.json", suffix=".beacon")
         assert (list(keys), list(times)) == (["p/b/1.beacon"], ["p/b/1.beacon"])
 
+    def test_list_with_keys_left_out(self, backend: Backend) -> None:
+        """Keys between two others may be missing, but no key outside is."""
+        keys = [f"p/{name}" for name in ("a", "c/1", "c/2", "c/3", "d")]
+        for key in keys:
+            backend.put(key, b"x")
+        found, _ = backend.list_timed("p/", "p/a", suffix="x", skip=("p/c/", "p/c/3"))
+        assert {"p/c/3", "p/d"} <= set(found) <= set(keys[1:])
+        assert list(found) == sorted(found)
+
     def test_times_move_when_an_object_is_written_again(self, backend: Backend) -> None:
         """The time is that of the last write."""
         backend.put("p/1.beacon", b"x")

@@ -27,7 +27,9 @@ from botocore.awsrequest import AWSResponse
 from botocore.response import StreamingBody
 from botocore.stub import ANY, Stubber
 from moto import mock_aws
+from without_moto import keep_moto_out
 
+from pywren.aws import lean
 from pywren.aws.errors import meaning_of_class
 from pywren.aws.per_process import PerProcess
 from pywren.aws.requests import AWS
@@ -73,7 +75,7 @@ class TestS3Backend(BackendConformance):
         backend.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="class")  # after a/b was deleted, the server finds that a exists
 def bucket(emulator: Emulator) -> str:
     """Return a bucket on the real S3 server of the emulated AWS."""
     bucket = f"conformance-{uuid.uuid4()}"
@@ -86,8 +88,9 @@ class TestS3BackendOnAServer(BackendConformance):
     """The same promises over a real S3 server, with truly concurrent requests."""
 
     @pytest.fixture
-    def backend(self, emulator: Emulator, bucket: str) -> Iterator[S3Backend]:
+    def backend(self, emulator: Emulator, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Backend]:
         """Return a backend over the empty bucket."""
+        keep_moto_out(monkeypatch)
         with closing(S3Backend(bucket, REGION)) as backend:
             backend.delete(backend.list(""))
             yield backend
@@ -96,6 +99,35 @@ class TestS3BackendOnAServer(BackendConformance):
     def test_list_is_in_order(self, backend: Backend) -> None:
         """Skip this test: the server does not sort keys by code point (docs/testing.md)."""
         super().test_list_is_in_order(backend)
+
+    def test_requests_are_lean(self, backend: S3Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The server accepts lean requests after the first of each kind, and its answers need no parser of XML."""
+        for lean_by_now in (False, True):
+            if lean_by_now:
+                monkeypatch.setattr(lean._Lean, "_by_botocore", None)
+            for key in ("p/a", "p/ä b+c%", "p/x&y"):
+                assert backend.put(key, b"0123456789") is True
+                assert backend.get(key, (2, 4)) == b"234"
+            assert sorted(backend.list("p/")) == ["p/a", "p/x&y", "p/ä b+c%"]
+            assert backend.list_timed("p/a", suffix="a")[1].keys() == {"p/a"}
+
+
+class TestS3BackendThroughBotocore(TestS3BackendOnAServer):
+    """The same, where a handler of the user's keeps all requests with botocore."""
+
+    @pytest.fixture
+    def backend(self, emulator: Emulator, bucket: str) -> Iterator[S3Backend]:
+        """Return a backend over the empty bucket, with a handler that does nothing."""
+        with closing(S3Backend(bucket, REGION)) as backend:
+            backend.s3client.meta.events.register("before-send", lambda **_: None)
+            backend.delete(backend.list(""))
+            yield backend
+
+    def test_requests_are_lean(self, backend: S3Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+        """None is."""
+        monkeypatch.setattr(lean, "exchange", None)
+        assert backend.put("p/a", b"a") is True
+        assert (backend.get("p/a"), backend.list("p/")) == (b"a", ["p/a"])
 
 
 # -- big objects ---------------------------------------------------------------------------------------------

@@ -11,9 +11,14 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import botocore.client
+import botocore.session
 import pytest
+from botocore.httpsession import ProxyConfiguration
 
 from pywren.system import private_names
 
@@ -227,3 +232,67 @@ def test_batches_that_joblib_has_ready():
     parallel._ready_batches.put("a batch")
     private_names.forget_ready_batches(parallel)
     assert parallel._ready_batches.empty()
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Return a botocore client."""
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    session = botocore.session.Session()
+    session.set_credentials("testing", "testing")
+    client = session.create_client("s3", "us-west-2")
+    yield client
+    client.close()
+
+
+def test_handlers_of_a_client(client: Any) -> None:
+    """The handlers of an event are found, also those for all operations, and it shows when one is registered."""
+    before = private_names.event_registrations(client)
+    assert private_names.event_registrations(client) is before
+
+    def handler(**_: object) -> None:
+        pass
+
+    for event in ("before-send", "before-send.*.GetObject", "before-send.s3.GetObject"):
+        client.meta.events.register(event, handler)
+        found = private_names.event_handlers(client, "before-send.s3.GetObject")
+        assert handler in found, moved("botocore", "hooks.EventAliaser._emitter._handlers")
+        during = private_names.event_registrations(client)
+        assert during is not before, moved("botocore", "hooks.EventAliaser._emitter._lookup_cache")
+        client.meta.events.unregister(event, handler)
+        assert handler not in private_names.event_handlers(client, "before-send.s3.GetObject")
+        before = private_names.event_registrations(client)
+        assert before is not during
+
+
+def test_the_functions_through_which_requests_go(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are those that tests and tracing libraries replace."""
+    names = ("botocore.client.BaseClient._make_api_call", "botocore.endpoint.Endpoint.make_request")
+    for name in (*names, "botocore.httpsession.URLLib3Session.send", "urllib3.HTTPConnectionPool.urlopen"):
+        monkeypatch.setattr(name, name)
+        assert name in private_names.steps_of_requests(client), moved("botocore", name)
+    assert len(private_names.steps_of_requests(client)) == 7
+
+
+def test_the_connections_of_a_client(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A URL has one pool of connections, unless a proxy is in between."""
+    pool = private_names.connection_pool(client, "https://s3.us-west-2.amazonaws.com/bucket/key")
+    assert pool is not None, moved("botocore", "client.BaseClient._endpoint.http_session._manager")
+    assert pool.host == "s3.us-west-2.amazonaws.com"
+    assert pool is private_names.connection_pool(client, "https://s3.us-west-2.amazonaws.com/other")
+    monkeypatch.setattr(client._endpoint.http_session, "_proxy_config", ProxyConfiguration({"https": "http://p:1"}))
+    assert private_names.connection_pool(client, "https://s3.us-west-2.amazonaws.com/bucket/key") is None
+    assert private_names.connection_pool(object(), "https://s3.us-west-2.amazonaws.com/") is None
+
+
+def test_a_connection_of_a_client(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pool gives back what was put into it last; a connection that is not open has no socket."""
+    pool = private_names.connection_pool(client, "https://s3.us-west-2.amazonaws.com/")
+    assert pool is not None
+    connection = private_names.take_connection(pool)
+    assert connection.sock is None, moved("urllib3", "connectionpool.HTTPConnectionPool._get_conn")
+    private_names.give_connection_back(pool, connection)
+    assert private_names.take_connection(pool) is connection, moved("urllib3", "HTTPConnectionPool._put_conn")
+    monkeypatch.delattr("urllib3.connectionpool.HTTPConnectionPool._put_conn")
+    assert private_names.connection_pool(client, "https://s3.us-west-2.amazonaws.com/") is None

@@ -365,13 +365,34 @@ def test_two_deliveries_share_one_journal(container: Container, storage: Storage
 
 
 def test_the_rest_goes_back_after_the_time_limit(container: Container, storage: Storage) -> None:
-    """A last page says so: what it does not mention never started."""
+    """A page says so, or does not mention them: they never started."""
     chunk = chunk_of(storage, lambda x: x, [1, 2, 3], time_limit=-1.0)
     assert container.handle(chunk.encode()) == {"callset_id": CALLSET, "chunk": "00000.1", "ran": 1, "handed_back": 2}
     journal = journal_of(storage, chunk)
     assert journal.ended
-    assert journal.missing() == ["00001", "00002"]
-    assert len(pages_of(storage, chunk)) == 1
+    assert list(journal.outcomes) == ["00000"]
+    assert set(journal.missing()) | set(journal.reports) == {"00001", "00002"}
+
+
+def test_the_rest_goes_back_while_a_call_runs(container: Container, storage: Storage, tmp_path: Path) -> None:
+    """A long call keeps none of the others waiting, not even those that it waits for."""
+    items = [(str(tmp_path / "a"), str(tmp_path / "end")), (str(tmp_path / "b"), ""), (str(tmp_path / "c"), "")]
+    chunk = chunk_of(storage, touch_and_wait, items, time_limit=0.05)
+    running = Running(container, chunk)
+    deadline = time.monotonic() + WAIT
+    while not pages_of(storage, chunk):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    page = pages_of(storage, chunk)[0]
+    assert {one.call_id: one.failure.cause for one in page.statuses if one.failure} == dict.fromkeys(
+        ["00001", "00002"], Cause.HANDED_BACK
+    )
+    assert page.reports == {"00001", "00002"}
+    (tmp_path / "end").touch()
+    running.end()
+    assert values(storage, chunk) == ["a"]
+    assert journal_of(storage, chunk).ended
+    assert not (tmp_path / "b").exists()
 
 
 @pytest.mark.parametrize(("retryable", "ran"), [(True, 3), (False, 1)])

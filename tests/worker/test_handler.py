@@ -257,6 +257,24 @@ def test_extra_env_reaches_the_function_over_the_containers(runner, client):
     assert client.result() == ["worker", "call", "call"]
 
 
+def test_the_trace_of_the_invocation_reaches_the_function(runner, client, monkeypatch):
+    """The SDKs that a function uses send the trace of its own invocation, so that AWS sees endless recursion."""
+
+    def look(_):
+        import os
+
+        return os.environ.get("_X_AMZN_TRACE_ID")
+
+    with Container(runner) as container:
+        for call_id, trace in [("00000", "Root=1;Lineage=a:0"), ("00001", "Root=1;Lineage=a:1"), ("00002", None)]:
+            if trace is None:
+                monkeypatch.delenv("_X_AMZN_TRACE_ID")
+            else:
+                monkeypatch.setenv("_X_AMZN_TRACE_ID", trace)
+            container.handle(client.call(look, None, call_id).encode())
+            assert client.result(call_id) == trace
+
+
 def test_0_4s_entry_runs_one_call(client):
     """``generic_handler`` runs a call in a new worker, with the given variables."""
 

@@ -101,10 +101,10 @@ def test_a_function_arrives_whole(modules: dict[str, bytes], runtime_path: str |
 def test_a_task_brings_its_function_once() -> None:
     """Later tasks are for the function that the child already has."""
     function = Function("id", Packed(b"function"), {"mine.py": b"x = 1"})
-    task = Task(function, Packed(b"argument"), (b"outcome",), {"NAME": "value"}, timeout=3.0)
+    task = Task(function, Packed(b"argument"), (b"outcome",), {"NAME": "value"}, 3.0, {"TRACE": "1", "NONE": None})
     first = decode_task(frame_of(encode_task(task, with_function=True)), None)
     assert first.function == function._replace(id="0")
-    assert (first.data, first.references, first.extra_env) == (task.data, task.references, task.extra_env)
+    assert first == task._replace(function=first.function, timeout=None)
     later = decode_task(frame_of(encode_task(task, with_function=False)), first.function)
     assert later == first
     other = decode_task(frame_of(encode_task(task, with_function=False, load_anew=True)), first.function)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from pywren.client.driver.calls import AttemptRecord
+from pywren.client.driver.calls import AttemptRecord, ChunkRecord
 from pywren.client.driver.capacity import UNLIMITED, Room
 from pywren.client.driver.service import UNSEEN
 from pywren.cloud.prices import Tariff, Usage, money
@@ -53,7 +53,8 @@ class Budget:
         self._invocation = tariff.cost(Usage(invocations=1))
         self._measured = self._so_far = 0.0  # what the attempts that ended have cost, and those that run, until now
         self.mean = self._most
-        self._in_flight: dict[AttemptRecord, None] = {}
+        self._chunk = tariff.cost(Usage(invocations=1, puts=2, gets=1))  # with its plan and a page
+        self._in_flight: dict[AttemptRecord, ChunkRecord | None] = {}  # with the chunks that they are in
 
     @property
     def is_spent(self) -> bool:
@@ -66,9 +67,9 @@ class Budget:
         # Calls that have run for a while are the longer ones, and of what is still before them their past says little.
         return self._so_far + len(self._in_flight) * self.mean if self._in_flight else 0.0
 
-    def take(self, attempt: AttemptRecord) -> None:
-        """Count an attempt that is being invoked."""
-        self._in_flight[attempt] = None
+    def take(self, attempt: AttemptRecord, chunk: ChunkRecord | None = None) -> None:
+        """Count an attempt of a call that is being invoked, alone or in a chunk."""
+        self._in_flight[attempt] = chunk
 
     def give_back(self, attempt: AttemptRecord) -> None:
         """Forget an attempt that the service did not accept."""
@@ -78,6 +79,10 @@ class Budget:
         """Count an invocation. The service charges it, whatever becomes of it."""
         if attempt in self._in_flight:
             self.spent += self._invocation
+
+    def accepted_chunk(self) -> None:
+        """Count the invocation of a chunk, and what it reads and writes for all its calls together."""
+        self.spent += self._chunk
 
     def close(self, attempt: AttemptRecord, usage: Usage | None) -> None:
         """Count what an attempt has cost that is not in flight any more.
@@ -102,7 +107,11 @@ class Budget:
         Args:
             now: the observed time.
         """
-        seconds = sum(min(_seconds(one, now), self.tariff.longest) for one in self._in_flight)
+        # A chunk runs one call at a time, since the last one has ended.
+        chunks = {one for one in self._in_flight.values() if one is not None}
+        running = [_seconds(one, now) for one, chunk in self._in_flight.items() if chunk is None]
+        running += [_seconds(one.current, now, one.news) for one in chunks if one.current is not None]
+        seconds = sum(min(one, self.tariff.longest) for one in running)
         self._so_far = self.tariff.cost_of_running(seconds) if seconds else 0.0
         self._estimate()
 
@@ -110,8 +119,10 @@ class Budget:
         self.mean = (self._most + self._measured + self._so_far) / (self.ended + 1)
 
 
-def _seconds(attempt: AttemptRecord, now: float) -> float:
-    """Return how long an attempt in flight has run so far, as far as that can be known."""
+def _seconds(attempt: AttemptRecord, now: float, news: float = math.nan) -> float:
+    """Return how long an attempt in flight has run so far, or since it brought news, as far as that can be known."""
+    if not math.isnan(news):
+        return now - news
     if not math.isnan(attempt.started):
         return now - attempt.started + UNSEEN
     # It may wait, or run and not show it yet. The latter counts: among calls that begin together the short ones end

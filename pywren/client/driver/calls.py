@@ -92,7 +92,7 @@ class CallRecord:
     phase: Phase = Phase.HELD
     due: float = 0.0
     backup: bool = False
-    attempts: list[AttemptRecord] = field(default_factory=list)
+    attempts: tuple[AttemptRecord, ...] = ()  # a tuple of one is half as large as a list of one
     alone: bool = False
     chunk: ChunkRecord | None = None
 
@@ -134,11 +134,15 @@ class ChunkRecord(CallRecord):
         plan: the attempt of each call, in the order in which they run.
         calls: the calls that have not left it, in the same order.
         lost: why its worker is presumed dead; ``None`` if it is not. Then its calls are being taken back.
+        time_limit: seconds after which its worker hands back what it has not begun; ``None`` for no limit.
+        news: the observed time when one of its calls was last seen to have ended; ``nan`` before.
     """
 
     plan: Mapping[str, int] = field(default_factory=dict)
     calls: dict[str, CallRecord] = field(default_factory=dict)
     lost: Lost | None = None
+    time_limit: float | None = None
+    news: float = math.nan
 
     @property
     def number(self) -> int:

@@ -29,7 +29,8 @@ from typing import NamedTuple
 
 from pywren.client.driver.budget import Exceeded, affordable
 from pywren.client.driver.calls import AttemptRecord, CallRecord, ChunkRecord, Lost, Phase
-from pywren.client.driver.capacity import room
+from pywren.client.driver.capacity import USUAL_CONCURRENCY, room
+from pywren.client.driver.chunks import Situation, chunk_size, time_limit
 from pywren.client.driver.policy import Policy, too_late
 from pywren.client.driver.record import FOLLOWING, CallsetRecord, Counts
 from pywren.client.driver.retrying import Again, Over, after, described
@@ -89,6 +90,20 @@ class Ready(NamedTuple):
 
     call_id: str
     number: int
+
+
+class Planned(NamedTuple):
+    """What is planned for a chunk.
+
+    Args:
+        attempts: the attempt of each of its calls, as its plan says.
+        left: those of the calls that have not ended.
+        time_limit: seconds after which its worker hands back what it has not begun; ``None`` for no limit.
+    """
+
+    attempts: Mapping[str, int]
+    left: list[str]
+    time_limit: float | None
 
 
 class Later(NamedTuple):
@@ -252,16 +267,37 @@ class Driver:
         with self._lock:
             return self._open(self._record.calls[call_id])
 
+    def _size_and_limit(self) -> tuple[int, float | None]:
+        if self.policy.chunksize is not None:
+            return self.policy.chunksize, None
+        now = self._situation()
+        size = chunk_size(now)
+        return size, time_limit(size, now.duration)
+
+    def _situation(self) -> Situation:
+        record, service, policy, times = self._record, self._service, self.policy, self._record.times
+        slots = max(policy.concurrency or USUAL_CONCURRENCY, service.peak)
+        return Situation(
+            left=record.in_phase[Phase.HELD],
+            slots=slots if policy.max_concurrency is None else min(slots, policy.max_concurrency),
+            in_flight=service.outstanding() - service.in_phase[Phase.HELD],
+            ended=times.ended,
+            busy=times.busy + times.unfinished,
+            invoking=max(times.invoking, 1.0 / service.pace.rate),
+        )
+
     def _together(self, call: CallRecord) -> CallRecord:
         """Return a call that is next in the queue, or a chunk that begins with it."""
-        policy = self.policy
-        if policy.chunksize < 2 or call.alone or type(call) is ChunkRecord:
+        if self.policy.chunksize == 1 or call.alone or type(call) is ChunkRecord:
             return call
-        calls = self._record.take_together(self._clock(), policy.chunksize, self._sizes, policy.chunk_room)
+        size, limit = self._size_and_limit()
+        if self.policy.budget is not None:
+            size = min(size, affordable(self.policy.budget).calls)
+        calls = self._record.take_together(self._clock(), size, self._sizes, self.policy.chunk_room)
         if len(calls) < 2:
             return call  # alone it leaves a status of its own, which takes one object less
         plan = {one.call_id: self._next_number(one) for one in calls}
-        return self._record.join(chunk_name(call.call_id, plan[call.call_id]), plan, calls)
+        return self._record.join(chunk_name(call.call_id, plan[call.call_id]), plan, calls, limit)
 
     def _next_number(self, call: CallRecord) -> int:
         return call.attempts[-1].number + 1 if call.attempts else self._first_attempt
@@ -271,14 +307,28 @@ class Driver:
         if type(call) is ChunkRecord:
             number = call.number
             for one in call.calls.values():
-                one.attempts.append(AttemptRecord(call.plan[one.call_id]))
+                self._begin(one, AttemptRecord(call.plan[one.call_id]), call)
         attempt = AttemptRecord(number, backup=call.backup)
-        call.attempts.append(attempt)
-        if self.policy.budget is not None:
-            self.policy.budget.take(attempt)
+        if type(call) is ChunkRecord:
+            call.attempts += (attempt,)
+        else:
+            self._begin(call, attempt)
         call.backup = False
         self._record.move(call, Phase.SENDING)
         return Ready(call.call_id, number)
+
+    def _begin(self, call: CallRecord, attempt: AttemptRecord, chunk: ChunkRecord | None = None) -> None:
+        call.attempts += (attempt,)
+        if self.policy.budget is not None:
+            self.policy.budget.take(attempt, chunk)
+
+    def _give_back(self, call: CallRecord, attempt: AttemptRecord) -> None:
+        """Have the budget forget what the service did not accept: an attempt of a call, or of all calls of a chunk."""
+        budget = self.policy.budget
+        if budget is not None:
+            budget.give_back(attempt)
+            for one in call.calls.values() if type(call) is ChunkRecord else ():
+                budget.give_back(one.attempts[-1])
 
     def accepted(self, call_id: str, number: int, request_id: str, sent_at: float) -> None:
         """Record that the service has accepted an attempt.
@@ -291,12 +341,13 @@ class Driver:
         """
         with self._lock:
             self._service.pace.accepted(self._clock())
+            self._record.times.accepted(self._clock())
             call, attempt = self._find(call_id, number)
             attempt.sent = self._service.last_accepted = self._now()
             attempt.sent_at, attempt.request_id = sent_at, request_id
             if type(call) is ChunkRecord:
                 self._accept_calls(call, attempt)
-            if self.policy.budget is not None:
+            elif self.policy.budget is not None:
                 self.policy.budget.accepted(attempt)
             # Its outcome may have been found before the service's answer arrived here, and the next attempt may be on
             # its way already.
@@ -310,9 +361,8 @@ class Driver:
         with self._lock:
             self._service.pace.throttled(self._clock())
             call, attempt = self._find(call_id, number)
-            call.attempts.remove(attempt)
-            if self.policy.budget is not None:
-                self.policy.budget.give_back(attempt)
+            call.attempts = tuple(one for one in call.attempts if one is not attempt)
+            self._give_back(call, attempt)
             taken = call.phase is Phase.SENT and not any(one.in_flight for one in call.attempts)  # by accept_rest()
             if call.phase is Phase.SENDING or taken:
                 call.backup = attempt.backup
@@ -452,8 +502,12 @@ class Driver:
         cause: Cause | None = None,
         error: str = "",
         usage: Usage | None = None,
+        seconds: float | None = None,
     ) -> None:
-        """Record that a call has its outcome: a value, or an error that counts, with its cause, text and costs."""
+        """Record that a call has its outcome: a value, or an error that counts, with its cause, text and costs.
+
+        ``seconds`` is how long its worker had it, as far as that tells how long it will have others.
+        """
         with self._lock:
             call, attempt = self._find(call_id, number)
             if started_at is not None or not failed:
@@ -462,6 +516,8 @@ class Driver:
             if is_news:
                 attempt.ended = self._now()
                 self._charge(attempt, usage)
+                if seconds is not None:
+                    self._record.times.add(seconds, math.nan if call.chunk else attempt.ended - attempt.sent)
             self._record.note_end(call, attempt)
             self._finish(call, failed=failed)
             if is_news:  # after the statistics, for which an attempt that was suspected stays one
@@ -499,6 +555,8 @@ class Driver:
         with self._lock:
             self._service.forget_gone()
             now = self._now()
+            if self.policy.chunksize is None:
+                self._record.review(now)
             over = []
             for call, attempt, cause in suspects(self._record, self.policy, now):
                 attempt.suspected, attempt.cause = True, cause
@@ -595,11 +653,11 @@ class Driver:
 
     # -- chunks --------------------------------------------------------------------------------------------------
 
-    def chunk_of(self, name: str) -> tuple[Mapping[str, int], list[str]] | None:
-        """Return what the plan of a chunk says, and which of its calls have not ended; ``None`` if there is none."""
+    def chunk_of(self, name: str) -> Planned | None:
+        """Return what is planned for a chunk; ``None`` if there is none."""
         with self._lock:
             chunk = self._record.chunks.get(name)
-            return None if chunk is None else (chunk.plan, list(chunk.calls))
+            return None if chunk is None else Planned(chunk.plan, list(chunk.calls), chunk.time_limit)
 
     def refused_calls(self, name: str) -> list[str]:
         """Return the calls that were refused with their chunk; a call that was refused alone is its own chunk."""
@@ -686,6 +744,8 @@ class Driver:
             self._record.move(chunk, Phase.RUNNING)
 
     def _accept_calls(self, chunk: ChunkRecord, attempt: AttemptRecord) -> None:
+        if self.policy.budget is not None:
+            self.policy.budget.accepted_chunk()
         # Also of calls that have left it, because their outcomes were found before the service's answer arrived.
         for call_id, number in chunk.plan.items():
             one = self._record.calls[call_id].attempt(number)
@@ -749,7 +809,7 @@ class Driver:
         attempt = call.attempt(number)
         if attempt is None:
             attempt = AttemptRecord(number, sent=self._now())
-            call.attempts.append(attempt)
+            call.attempts += (attempt,)
         return call, attempt
 
     def _note_start(self, call: CallRecord, attempt: AttemptRecord, started_at: float | None, where: str) -> None:

@@ -30,7 +30,7 @@ class Policy(NamedTuple):
         budget: what the calls may cost; ``None`` for any sum.
         timeout: seconds after which calls that have not ended are stopped, since they were submitted; ``None`` for
             never.
-        chunksize: how many calls share an invocation.
+        chunksize: how many calls share an invocation; ``None`` to have ``client.driver.chunks`` decide.
         chunk_room: how many bytes of its payload the calls of a chunk may take; ``None`` for any number.
         chunk_runtime: seconds that a chunk may run.
     """
@@ -45,7 +45,7 @@ class Policy(NamedTuple):
     may_lose_calls: bool = False
     budget: Budget | None = None
     timeout: float | None = None
-    chunksize: int = 1
+    chunksize: int | None = 1
     chunk_room: int | None = None
     chunk_runtime: float = 0.0
 

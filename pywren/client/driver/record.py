@@ -7,12 +7,14 @@ driver holds that lock. Progress, summaries and timelines read it through ``Driv
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from pywren.client.driver.calls import AttemptRecord, CallRecord, ChunkRecord, Phase
-from pywren.client.driver.service import Histogram, Service, Share
+from pywren.client.driver.chunks import Times
+from pywren.client.driver.service import UNSEEN, Histogram, Service, Share
 from pywren.wire.cause import Cause
 
 FOLLOWING = math.inf
@@ -60,6 +62,7 @@ class CallsetRecord(Share):
         heapq.heapify(self.queue)
         self._order = len(self.queue)
         self.durations = Histogram()
+        self.times = Times()
         service.add(self)
 
     def hold(self, call: CallRecord, due: float) -> None:
@@ -72,6 +75,8 @@ class CallsetRecord(Share):
     def move(self, call: CallRecord, phase: Phase) -> None:
         """Change the phase of a call or chunk, and the counts."""
         if call.chunk is not None:
+            if phase is Phase.ENDED:
+                call.chunk.news = self.service.now()
             if phase is not Phase.HELD and phase is not Phase.ENDED:
                 self._move_inside(call, phase)
                 return
@@ -109,9 +114,24 @@ class CallsetRecord(Share):
             taken.append(call)
         return taken
 
-    def join(self, name: str, plan: Mapping[str, int], calls: Sequence[CallRecord]) -> ChunkRecord:
+    def review(self, now: float) -> None:
+        """Add up how long the calls that run have run so far. ``now`` is the observed time."""
+        # What was invoked before something that has started has started too; unless it is lost, it shows that soon.
+        newest = self.service.newest_started
+        overtaken = itertools.takewhile(lambda item: item[0].order < newest, self.waiting.items())
+        waited = (self._so_far(one, call, now) for one, call in overtaken)
+        ran = (self._so_far(one, call, now) for one, call in self.running.items())
+        self.times.unfinished = sum(ran) + sum(one for one in waited if one < 2.0 * UNSEEN)
+
+    def _so_far(self, attempt: AttemptRecord, call: CallRecord, now: float) -> float:
+        return self.times.so_far(now, attempt.sent, call.news if type(call) is ChunkRecord else math.nan)
+
+    def join(
+        self, name: str, plan: Mapping[str, int], calls: Sequence[CallRecord], time_limit: float | None = None
+    ) -> ChunkRecord:
         """Make a chunk of held calls; it is held too."""
-        chunk = self.chunks[name] = ChunkRecord(name, plan=plan, calls={call.call_id: call for call in calls})
+        members = {call.call_id: call for call in calls}
+        chunk = self.chunks[name] = ChunkRecord(name, plan=plan, calls=members, time_limit=time_limit)
         for call in calls:
             call.chunk = chunk
         for counts in (self.in_phase, self.service.in_phase):
@@ -149,7 +169,7 @@ class CallsetRecord(Share):
         for call in chunk.calls.values():
             self._move_inside(call, phase)
             if phase is Phase.HELD:  # the service was too busy for it
-                call.attempts = [one for one in call.attempts if one.number != chunk.plan[call.call_id]]
+                call.attempts = tuple(one for one in call.attempts if one.number != chunk.plan[call.call_id])
 
     def _move_inside(self, call: CallRecord, phase: Phase) -> None:
         self.inside[call.phase] -= 1

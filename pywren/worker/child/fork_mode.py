@@ -240,6 +240,7 @@ def _run_calls(channel: Channel, root: str, scratch: str, condition: Condition, 
         if task.function.load_anew:
             # Nothing of the user's runs here: the function is loaded by the call, and what that raises is its outcome.
             function, is_shared = function.unchanged(), True
+        runner.place.set(task.trace)
         try:
             result = runner.run(function.load, task.data, task.references, {})
         except BaseException as error:  # noqa: BLE001 -- sys.exit() and the like end this process, as anywhere

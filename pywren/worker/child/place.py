@@ -80,13 +80,26 @@ class Place:
         if self._scratch_descriptor is None:
             self._make_scratch()
         if extra_env:
-            for name, value in extra_env.items():
-                if value is None:
-                    self._environment.pop(name, None)
+            self._set(extra_env)
+
+    def set(self, variables: Mapping[str, str | None]) -> None:
+        """Set environment variables. After each call they are restored, until they are set again."""
+        self._set(variables)
+        for saved in (self._saved_environment, self._first[0]):
+            for name in map(os.fsencode, variables):
+                if name in self._environment_data:
+                    saved[name] = self._environment_data[name]
                 else:
-                    self._environment[name] = value
-            if "TZ" in extra_env:
-                time.tzset()  # otherwise the C library reads TZ only once
+                    saved.pop(name, None)
+
+    def _set(self, variables: Mapping[str, str | None]) -> None:
+        for name, value in variables.items():
+            if value is None:
+                self._environment.pop(name, None)
+            else:
+                self._environment[name] = value
+        if "TZ" in variables:
+            time.tzset()  # otherwise the C library reads TZ only once
 
     def start_over(self) -> None:
         """From now on, restore the very first state. Modules that are not active now have changed the present one."""

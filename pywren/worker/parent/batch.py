@@ -80,13 +80,14 @@ class Batch:
         on_tick: OnStart | None = None,
         label: Label | None = None,
     ) -> None:
-        # The number is set by ``Ledger.add``, with the pool's lock held. Until then only the submitting thread has the
-        # batch.
-        self.number = 0
+        # ``Ledger.add`` sets both, with the pool's lock held. Until then only the submitting thread has the batch.
+        self.number, self.is_accepted = 0, False
         # The function itself is not kept, because its arrays may be big. The frame contains a snapshot of the arrays.
         self.function_id, self.load_anew = function.id, function.load_anew
         self.function_key, self.function_frame = function_key, function_frame
         self.extra_env = dict(extra_env)
+        # All other variables that these calls see, in a mapping that never changes; ``None`` for those of the children.
+        self.environment: Mapping[str, str] | None = None
         self.timeout = timeout
         self.show_output = show_output
         self.label = label or _no_label
@@ -142,8 +143,8 @@ class Batch:
 
     def let_go(self, index: int, references: Sequence[bytes]) -> bool:
         """Let a call go that was held. Return whether it must be queued, because its turn has passed."""
+        self._refer(index, references)  # before it counts as let go: ``Ledger.repair`` may queue it from then on
         self.held.remove(index)
-        self._refer(index, references)
         return index < self._cursor
 
     def _snapshot(self, packed: Packed) -> Entry:
@@ -181,6 +182,16 @@ class Batch:
     def waiting(self) -> int:
         """How many calls no child holds, at most: cancelled and held calls are included until ``take`` skips them."""
         return len(self._returned) + len(self.entries) - self._cursor
+
+    def given(self) -> list[int]:
+        """Return the calls that were taken to be given to children, and have not ended or come back since."""
+        elsewhere = {*self._returned, *self.undecided, *self.held}
+        return [index for index in range(self._cursor) if not self.done[index] and index not in elsewhere]
+
+    def recount(self) -> None:
+        """Count the calls that have no result, after Ctrl-C has come between two steps of a change."""
+        self.done.extend(bytes(len(self.entries) - len(self.done)))
+        self.remaining = self.done.count(0)
 
     def is_returned(self, index: int) -> bool:
         """Tell whether a call was taken back from a child and waits for another."""

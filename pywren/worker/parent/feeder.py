@@ -94,6 +94,13 @@ class Feeder:
                     found.append((batch.on_start, head & INDEX_MASK))
         return found
 
+    def repair(self) -> None:
+        """Make members and ledger agree again, after Ctrl-C has come between two steps of a change."""
+        for member in self._members:
+            if member.in_doubt:
+                member.kill()  # the call that it runs is tried again, as after any other kill from outside
+        self._ledger.repair()
+
     def balance(self, now: float) -> None:
         """Take back calls that wait behind a slow one while another member is idle."""
         stalled = [member for member in self._members if member.could_share and now - member.last >= STALL_SECONDS]
@@ -117,6 +124,7 @@ class Feeder:
                 ``poll`` will report the rest.
         """
         count = 0
+        before, member.in_doubt = member.in_doubt, True
         try:
             while True:
                 # Each ``receive`` is one recvmsg(2) of up to 64 KiB. A child that sends without end cannot keep the
@@ -131,6 +139,7 @@ class Feeder:
             member.lose()  # the process may only have closed the socket so far; ``pidfd`` will report when it ends
         if count:
             member.progressed(count, time.monotonic())
+        member.in_doubt = before
 
     def _take_frame(self, member: Member, frame: Frame) -> int:
         """Process one frame, and return how many calls it ends."""

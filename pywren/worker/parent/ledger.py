@@ -71,13 +71,19 @@ class Ledger:
         for arena in batch.arenas:  # batches and arenas share one series of numbers; children tell them apart by kind
             self._numbers += 1
             arena.number = self._numbers
-        self.outstanding += batch.remaining
         if batch.remaining:
-            if batch.on_tick is not None:
-                batch.ticks_at = time.monotonic() + TICK_SECONDS
-                self._ticking.append(batch)
+            # This step accepts the calls. If Ctrl-C comes before it, there are none; after it, ``repair`` does the
+            # rest.
             self._batches[batch.number] = batch
+            batch.is_accepted = True
+            self.outstanding += batch.remaining
             self.queue.append(batch)
+            self._begin_ticking(batch)
+
+    def _begin_ticking(self, batch: Batch) -> None:
+        if batch.on_tick is not None and batch not in self._ticking:
+            batch.ticks_at = time.monotonic() + TICK_SECONDS
+            self._ticking.append(batch)
 
     def extend(self, batch: Batch, argument: bytes) -> bool:
         """Add a call to a batch, behind all other calls. Return False if all calls of the batch have ended."""
@@ -127,6 +133,32 @@ class Ledger:
         elif batch not in self.queue:
             self.queue.appendleft(batch)
 
+    def repair(self) -> None:
+        """Make everything agree again, after Ctrl-C has come between two steps of a change.
+
+        What counts is which calls have no result, and which calls the processes have. All other calls wait.
+        """
+        busy = {ticket for member in self._members for ticket in member.tickets}
+        busy.update(ticket for _, ticket in self._delayed)
+        for number, batch in list(self._batches.items()):
+            batch.is_accepted = True
+            batch.recount()
+            for index, result in list(batch.collected):
+                if not (batch.done[index] or index in batch.undecided):
+                    self._conclude(batch, index, result)
+            batch.recount()
+            if batch.collected:
+                self._touched[number] = batch
+            if not batch.remaining:
+                if number in self._batches:
+                    self._drop(batch)
+                continue
+            batch.give_back([one for one in batch.given() if number << TICKET_SHIFT | one not in busy])
+            if batch.waiting and batch not in self.queue:
+                self.queue.append(batch)
+            self._begin_ticking(batch)
+        self.outstanding = sum(batch.remaining for batch in self._batches.values())
+
     # -- results -----------------------------------------------------------------------------------------------
 
     def finish(self, batch: Batch, index: int, result: RunResult) -> None:
@@ -137,6 +169,9 @@ class Ledger:
             # ``cancel`` reported the call as cancelled before its result arrived, or has killed both of its processes.
             result = failed(cancelled_failure(running=True))
         batch.collected.append((index, result))
+        self._conclude(batch, index, result)
+
+    def _conclude(self, batch: Batch, index: int, result: RunResult) -> None:
         self._touched[batch.number] = batch
         if not result.success and batch.repeats.includes(result):
             batch.undecided.add(index)  # until ``hand_over``, it counts as outstanding, and keeps its argument
@@ -161,12 +196,16 @@ class Ledger:
                 for member in self._members:
                     member.forget_arena(arena.number)
         if not batch.remaining:
-            del self._batches[batch.number]
-            if batch in self._ticking:
-                self._ticking.remove(batch)
-            for member in self._members:
-                member.forget(batch)
-            self.ended_at = time.monotonic()
+            self._drop(batch)
+
+    def _drop(self, batch: Batch) -> None:
+        """Let go of a batch whose calls have all ended."""
+        if batch in self._ticking:
+            self._ticking.remove(batch)
+        for member in self._members:
+            member.forget(batch)
+        self.ended_at = time.monotonic()
+        del self._batches[batch.number]  # last: until then ``repair`` finds the batch
 
     def fail_all(self, failure: Failure) -> None:
         """Give every call that has no result a failure as its result, which is final."""

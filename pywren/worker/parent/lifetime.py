@@ -7,11 +7,12 @@ finalizers; and a fork, whose new process must not touch the children of the old
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import os
 import time
 import weakref
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from pywren.system import shutdown
 
@@ -63,6 +64,42 @@ class Lifetime:
         # A release or a call, whichever came later, starts the linger. Otherwise a long call that outlives its executor
         # would end the processes at once.
         return float("inf") if self.users else max(self._released_at, last_call) + self._linger
+
+
+class Usable(Protocol):
+    """The part of a pool that counts its users."""
+
+    def acquire(self) -> None:
+        """Add a user."""
+
+    def release(self) -> None:
+        """Remove a user."""
+
+
+_Pool = TypeVar("_Pool", bound=Usable)
+
+
+class Use(Generic[_Pool]):
+    """Records that an object uses a pool, until ``end`` is called or the object is gone.
+
+    Args:
+        user: the object.
+        pool: the pool.
+    """
+
+    def __init__(self, user: object, pool: _Pool) -> None:
+        self.pool = pool
+        pool.acquire()
+        # The thread that drops the last reference runs the finalizer, and Python ignores whatever a finalizer raises.
+        # If the main thread waited for the pool's lock there, a Ctrl-C would be lost, and the pool never released. So
+        # another thread releases the pool. _thread starts one in a single step; threading waits until it runs.
+        self._finalizer = weakref.finalize(user, _thread.start_new_thread, pool.release, ())
+        self._finalizer.atexit = False  # the end of the program ends the pool, and starts no more threads
+
+    def end(self) -> None:
+        """Release the pool. Only the first call does, whichever thread it is in."""
+        if self._finalizer.detach():
+            self.pool.release()
 
 
 class Endable(Protocol):

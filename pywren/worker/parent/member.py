@@ -61,6 +61,8 @@ class Member:
         ending: the ticket that the process is killed for, and the failure that the ticket gets.
         shown: the output that is shown as it arrives, once a call has asked for this; ``exclusive`` is set while the
             process holds such a call.
+        in_doubt: set while the channel or the pipe is used. If Ctrl-C ends that use, nobody knows what the process has
+            got, and ``Feeder.repair`` ends the process.
         watched, watched_for: which descriptors of the member the pump watches, and why.
     """
 
@@ -79,7 +81,7 @@ class Member:
         self.ending: tuple[int, Failure] | None = None
         self.shown: tuple[OutputTail, OutputTail] | None = None
         self._shown_ends: list[int] = []
-        self.exclusive = False
+        self.exclusive = self.in_doubt = False
         self.watched: dict[int, int] = {}
         self.watched_for: tuple[bool, bool, bool] | None = None
         self._functions: OrderedDict[str | bytes, int] = OrderedDict()
@@ -117,14 +119,15 @@ class Member:
         if not self.tickets:
             self.last = self.started = now
         # The socket keeps the order, so the child has the function and the terms before the arguments that need them.
+        # Whatever is noted here as sent was queued before: Ctrl-C between the two has it sent once more.
         terms = None if batch.number in self._batches else self._introduce(batch)
         for index in indices if batch.arenas else ():
             arena = batch.arena_of(index)
             if arena is not None and arena.number not in self._arenas:
                 # The frame has a reference to the file, so the descriptor stays open until it is sent, even if the last
                 # call ends.
-                self._arenas.add(arena.number)
                 self._queue(frames.encode(frames.ARENA, number=arena.number, sizes=(0,), file=arena.file))
+                self._arenas.add(arena.number)
         # Send arguments before tickets: a child that has read a ticket waits only for the argument on the socket.
         base = batch.number << TICKET_SHIFT
         tickets = [base | index for index in indices]
@@ -133,35 +136,43 @@ class Member:
         else:
             entries = dict(zip(tickets, map(batch.entries.__getitem__, indices), strict=True))
         self._queue(frames.encode_note(frames.ARGUMENTS, pickle.dumps((terms, entries), 5), batch.number))
-        self.process.channel.flush()
+        self._batches.add(batch.number)
+        self._flush()
         # One shown call at a time: whatever arrives in the pipes until its result belongs to it (``shown_tails``).
         self.exclusive = batch.show_output
         if batch.show_output:
             self._lines.begin(batch.label(indices[0]))
-        self.tickets.extend(tickets)
         self._write_tickets(tickets)
+
+    def _flush(self) -> None:
+        """Send what is queued, as far as there is room."""
+        before, self.in_doubt = self.in_doubt, True
+        self.process.channel.flush()
+        self.in_doubt = before
 
     def _write_tickets(self, tickets: Sequence[int]) -> None:
         """Write tickets to the pipe. It has at most ``_MAX_TICKETS``, so a write neither blocks nor is incomplete."""
+        before, self.in_doubt = self.in_doubt, True
+        self.tickets.extend(tickets)
         try:
             # If the child is dead, the tickets stay in the pipe, and ``Feeder.settle_dead`` takes them back from there.
             os.write(self.process.tickets_out, struct.pack(f"<{len(tickets)}Q", *tickets))
         except BrokenPipeError:
             pass  # this never happens, because this process also has a read end
+        self.in_doubt = before
 
     def _introduce(self, batch: Batch) -> tuple[int, bool, Mapping[str, str | None], bool]:
         """Send what all calls of a batch need, and return the terms that are sent with the batch's first calls."""
         key = self._functions.get(batch.function_id)
         if key is None:
-            key = self._functions[batch.function_id] = batch.function_key
             self._queue(batch.function_frame)
+            key = self._functions[batch.function_id] = batch.function_key
             self._forget_functions()
         self._functions.move_to_end(batch.function_id)
         if batch.function_id != self._current_function:
             self._current_function, self.window = batch.function_id, 1
         if batch.show_output and self.shown is None:
             self._prepare_shown()
-        self._batches.add(batch.number)
         return key, batch.load_anew, batch.extra_env, batch.show_output
 
     def _forget_functions(self) -> None:
@@ -197,6 +208,7 @@ class Member:
         The kernel makes each read atomic: a ticket goes either to this process or to the child, never to both.
         """
         taken: list[int] = []
+        before, self.in_doubt = self.in_doubt, True
         while True:
             try:
                 # Non-blocking, so an empty pipe is seen at once. The flag belongs to the open pipe, which the child
@@ -206,13 +218,15 @@ class Member:
                 break
             # Whole tickets only: all writes and reads of both sides are multiples of eight bytes.
             taken.extend(struct.unpack(f"<{len(data) // TICKET.size}Q", data))
-        for _ in taken:
-            self.tickets.pop()  # a pipe keeps the order, so the tickets that were in it are the last ones
+        if taken:
+            # Not simply the last ones: after Ctrl-C, tickets may be noted that were never written.
+            gone = set(taken)
+            self.tickets = deque([ticket for ticket in self.tickets if ticket not in gone])
+        self.in_doubt = before
         return taken
 
     def put_back(self, tickets: Sequence[int]) -> None:
         """Write tickets to the pipe again. The process already has the arguments of these calls."""
-        self.tickets.extend(tickets)
         if tickets:
             self._write_tickets(tickets)
 
@@ -227,7 +241,7 @@ class Member:
         arenas = [arena.number for arena in batch.arenas if arena.number in self._arenas]
         if arenas or len(self._stale_batches) >= _FORGET_AFTER:
             self._queue_forget(arenas, [])
-            self.process.channel.flush()
+            self._flush()
             self._arenas.difference_update(arenas)
 
     def forget_arena(self, number: int) -> None:
@@ -235,7 +249,7 @@ class Member:
         if number in self._arenas and not self.dying:
             self._arenas.discard(number)
             self._queue_forget([number], [])
-            self.process.channel.flush()
+            self._flush()
 
     def progressed(self, count: int, now: float) -> None:
         """Record that some calls have ended, and set the window to a few milliseconds of work."""

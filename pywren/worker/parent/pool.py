@@ -13,6 +13,7 @@ Members    the processes, how many there should be, and when the next ones start
 Ledger     the calls that have no result yet, and the results to be handed over
 Feeder     moves calls between the two: gives, takes back, cancels, ends
 Watch      the descriptors that the pump waits for
+Changes    keeps all of them whole although Ctrl-C may come between any two steps of a caller's thread
 Pump       the pool's thread
 Lifetime   how long the pool is needed; the end of the program, and forks
 ========== ===========================================================================================================
@@ -41,7 +42,7 @@ import os
 import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pywren.exceptions import ConfigError, ShutdownError
 from pywren.pickling.packed import Packed
@@ -52,6 +53,7 @@ from pywren.worker import call_resources, frames
 from pywren.worker.directories import remove_abandoned_directories
 from pywren.worker.parent import lifetime
 from pywren.worker.parent.batch import Batch, EncodedFunctions, Label, OnResults, OnStart
+from pywren.worker.parent.changes import Changes
 from pywren.worker.parent.feeder import Feeder
 from pywren.worker.parent.ledger import Ledger, announce
 from pywren.worker.parent.lifetime import LINGER_SECONDS, Lifetime
@@ -99,7 +101,7 @@ class LocalPool:
         self._show_output = show_output
         self._reset()
         with self._lock:
-            self._start_missing()
+            self._changes.make(self._start_missing)
 
     @property
     def size(self) -> int:
@@ -115,7 +117,9 @@ class LocalPool:
         self._ledger = Ledger(self._lock, self._members)
         self._feeder = Feeder(self._members, self._ledger)
         self._functions = EncodedFunctions()
-        self._pump = Pump(self._lock, self.lifetime, self._members, self._ledger, self._feeder, self._functions)
+        self._changes = Changes(self._repair, lambda: self._pump.wake())
+        parts = (self._members, self._ledger, self._feeder, self._functions, self._changes)
+        self._pump = Pump(self._lock, self.lifetime, *parts)
         self.lifetime.linger_anew()
 
     # -- who uses it -------------------------------------------------------------------------------------------
@@ -149,9 +153,12 @@ class LocalPool:
         """Record that an executor uses the pool, and start the processes if they have ended."""
         with self._lock:
             # One lock for all three steps: in between, the pump could find the pool unused and end its processes.
-            self.lifetime.acquire()
-            self._require_open()
-            self._start_missing()
+            self._changes.make(self._acquire)
+
+    def _acquire(self) -> None:
+        self.lifetime.acquire()
+        self._require_open()
+        self._start_missing()
 
     def release(self) -> None:
         """Record that an executor no longer uses the pool. The processes end some seconds after the last executor."""
@@ -168,16 +175,16 @@ class LocalPool:
         with self._lock:
             # Several threads may close the pool. The first one ends the calls; all of them wait for the pump.
             if not self.lifetime.closed:
-                self.lifetime.closed = True
-                self._ledger.fail_all(
-                    Failure(
-                        "CallCancelledError", "the call was cancelled: the local pool was closed", cause=Cause.CANCELLED
-                    )
-                )
-                self._members.kill()
+                self._changes.make(self._close)
             self._pump.wake()
         lifetime.forget(self.lifetime)
         self._join()
+
+    def _close(self) -> None:
+        self.lifetime.closed = True
+        text = "the call was cancelled: the local pool was closed"
+        self._ledger.fail_all(Failure("CallCancelledError", text, cause=Cause.CANCELLED))
+        self._members.kill()
 
     def retire(self) -> None:
         """Wait until no executor uses the pool and all calls and processes have ended, without the linger."""
@@ -196,7 +203,7 @@ class LocalPool:
 
     # -- calls -------------------------------------------------------------------------------------------------
 
-    def submit(
+    def prepare(
         self,
         function: Function,
         args: Sequence[Packed],
@@ -214,7 +221,7 @@ class LocalPool:
         on_tick: OnStart | None = None,
         held: Collection[int] = (),
     ) -> Batch:
-        """Run a function for every argument in worker processes, and return immediately.
+        """Return the calls of a function, one for every argument, for ``add``.
 
         Snapshots are taken of the arguments and the function: the caller may change arrays afterwards.
 
@@ -237,26 +244,58 @@ class LocalPool:
             held: the calls that must wait for ``let_go``.
 
         Raises:
-            OSError: no process can be started, or there is no room for the arguments.
-            ShutdownError: the pool is closed, or the program is ending.
+            OSError: there is no room for the arguments.
         """
         shown = self._show_output if show_output is None else show_output
         # Take snapshots before taking the lock: copying big arguments must delay neither the pump nor other callers.
         key, frame = self._functions.encode(function)
         rules = (repeats, most_processes, on_tick, label)
         batch = Batch(function, key, frame, extra_env or {}, timeout, shown, on_start, on_results, *rules)
+        batch.environment = environment
         batch.add(args, references, held)
+        return batch
+
+    def add(self, batch: Batch) -> None:
+        """Run calls in worker processes, and return immediately.
+
+        Args:
+            batch: what ``prepare`` has returned. ``Batch.is_accepted`` tells whether its calls will get results, if
+                Ctrl-C interrupts this method.
+
+        Raises:
+            OSError: no process can be started.
+            ShutdownError: the pool is closed, or the program is ending.
+        """
         with self._lock:
-            self._require_open()
-            # Start before adding: if no process can be started, the error leaves no call behind in the ledger.
-            self._start_missing(batch.remaining)
-            # After the start, which may have given the processes a new environment, and with the lock held since.
-            if changes := self._members.environment_changes(environment):
-                batch.extra_env = {**changes, **batch.extra_env}
-            has_room = not self._ledger.is_anything_waiting()
-            self._ledger.add(batch)
-            starts = self._feed() if has_room else ()
+            starts = self._changes.make(self._add, batch)
         announce(starts)  # without the lock, because the callbacks are other people's code
+
+    def _add(self, batch: Batch) -> Sequence[tuple[OnStart, int]]:
+        self._require_open()
+        # Start before adding: if no process can be started, the error leaves no call behind in the ledger.
+        self._start_missing(batch.remaining)
+        # After the start, which may have given the processes a new environment, and with the lock held since.
+        if changes := self._members.environment_changes(batch.environment):
+            batch.extra_env = {**changes, **batch.extra_env}
+        has_room = not self._ledger.is_anything_waiting()
+        self._ledger.add(batch)
+        return self._feed() if has_room else ()
+
+    def submit(self, function: Function, args: Sequence[Packed], *, on_results: OnResults, **options: Any) -> Batch:
+        """Run a function for every argument in worker processes, and return immediately.
+
+        Args:
+            function: the function.
+            args: one packed argument per call.
+            on_results: called on the pump's thread with results (``OnResults``). It must not block.
+            options: see ``prepare``.
+
+        Raises:
+            OSError: no process can be started, or there is no room for the arguments.
+            ShutdownError: the pool is closed, or the program is ending.
+        """
+        batch = self.prepare(function, args, on_results=on_results, **options)
+        self.add(batch)
         return batch
 
     def extend(self, batch: Batch, argument: Packed) -> bool:
@@ -278,14 +317,17 @@ class LocalPool:
         if argument.buffers or len(argument.data) > frames.INLINE_LIMIT:
             return False
         with self._lock:
-            self._require_open()
-            self._start_missing(1)
-            has_room = not self._ledger.is_anything_waiting()
-            if not self._ledger.extend(batch, argument.data):
-                return False
-            starts = self._feed() if has_room else ()
-        announce(starts)
-        return True
+            starts = self._changes.make(self._extend, batch, argument.data)
+        announce(starts or ())
+        return starts is not None
+
+    def _extend(self, batch: Batch, argument: bytes) -> Sequence[tuple[OnStart, int]] | None:
+        self._require_open()
+        self._start_missing(1)
+        has_room = not self._ledger.is_anything_waiting()
+        if not self._ledger.extend(batch, argument):
+            return None
+        return self._feed() if has_room else ()
 
     def _feed(self) -> Sequence[tuple[OnStart, int]]:
         """Give out calls here rather than in the pump, so that a call reaches its process one thread switch earlier."""
@@ -302,9 +344,12 @@ class LocalPool:
             references: the encoded outcomes that the futures in its argument stand for.
         """
         with self._lock:
-            self._ledger.let_go(batch, index, references)
-            starts = self._feed()
-        announce(starts)  # without the lock, as in submit()
+            starts = self._changes.make(self._let_go, batch, index, references)
+        announce(starts)  # without the lock, as in add()
+
+    def _let_go(self, batch: Batch, index: int, references: Sequence[bytes]) -> Sequence[tuple[OnStart, int]]:
+        self._ledger.let_go(batch, index, references)
+        return self._feed()
 
     def cancel(self, batch: Batch, index: int, *, running: bool = True) -> bool:
         """Cancel a call. A waiting call never runs; a running call is killed with its process.
@@ -320,7 +365,7 @@ class LocalPool:
         with self._lock:
             # This records a result or condemns a process. Handing the result over and killing are for the pump, so wake
             # it.
-            is_cancelled = self._feeder.cancel(batch, index, running=running)
+            is_cancelled = self._changes.make(self._feeder.cancel, batch, index, running=running)
             self._pump.wake()
             return is_cancelled
 
@@ -336,7 +381,7 @@ class LocalPool:
             The id of the idle process; ``None`` if there is none, or if the call is not with exactly one process.
         """
         with self._lock:
-            process = self._feeder.back_up(batch, index, time.monotonic())
+            process = self._changes.make(self._feeder.back_up, batch, index, time.monotonic())
             self._pump.wake_if_late()
             return process
 
@@ -393,6 +438,7 @@ class LocalPool:
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until no call is outstanding. Return False if the time runs out first."""
         with self._lock:
+            self._changes.finish()
             return self._ledger.wait(timeout)
 
     def _require_open(self) -> None:
@@ -405,9 +451,20 @@ class LocalPool:
 
     def _start_missing(self, coming: int = 0) -> None:
         if self._members.start_missing(self._ledger.outstanding, coming):
-            if self._pump.thread is None:
-                lifetime.end_with_program(self)  # until the pump ends
-            self._pump.start()
+            self._start_pump()
+
+    def _start_pump(self) -> None:
+        if self._pump.thread is None:
+            lifetime.end_with_program(self)  # until the pump ends
+        self._pump.start()
+
+    def _repair(self) -> None:
+        """Make the pool whole, after Ctrl-C has come between two steps of a change."""
+        self._feeder.repair()
+        if self.lifetime.closed:
+            self._close()
+        if len(self._members):
+            self._start_pump()  # or wake it: there are calls to give out, and perhaps processes to kill
 
     # -- the end of the process, and forks ---------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from pywren.worker import process_tree
 from pywren.worker.descriptors import LONGEST_POLL, wait_readable
 from pywren.worker.parent import lifetime as pool_lifetime
 from pywren.worker.parent.batch import EncodedFunctions, OnStart
+from pywren.worker.parent.changes import Changes
 from pywren.worker.parent.feeder import Feeder
 from pywren.worker.parent.ledger import Ledger, announce
 from pywren.worker.parent.lifetime import Lifetime
@@ -49,6 +50,7 @@ class Pump:
         ledger: the calls of the pool.
         feeder: moves calls between the two.
         functions: the encoded functions that the pool keeps.
+        changes: makes the pool whole after an interrupted change.
 
     Attributes:
         thread: the thread, which ends with the last process; ``None`` if there is none.
@@ -62,6 +64,7 @@ class Pump:
         ledger: Ledger,
         feeder: Feeder,
         functions: EncodedFunctions,
+        changes: Changes,
     ) -> None:
         self.thread: threading.Thread | None = None
         self._lock = lock
@@ -70,6 +73,7 @@ class Pump:
         self._ledger = ledger
         self._feeder = feeder
         self._functions = functions
+        self._changes = changes
         self._watch = Watch()
         self._wakes_at = _NEVER
         self._dead: list[Process] = []
@@ -86,8 +90,8 @@ class Pump:
         # A daemon thread, so that it does not keep the program alive: ``LocalPool.finish_at_exit`` decides when that
         # ends.
         thread = threading.Thread(target=self._run, name="pywren-pool", daemon=True)
-        thread.start()  # its first turn waits for the lock, so the thread cannot end before the next line
-        self.thread = thread
+        thread.start()  # it waits for the lock, so the thread cannot end before the next line
+        self.thread = thread  # Ctrl-C may come before this: the thread then does it itself
         pool_lifetime.end_with_multiprocessing()
 
     def wake(self) -> None:
@@ -109,6 +113,11 @@ class Pump:
 
     def _run(self) -> None:
         """Serve the pool until nothing is left to do. After an error, end all calls, so no thread waits in vain."""
+        with self._lock:
+            if self.thread is None:
+                self.thread = threading.current_thread()
+            if self.thread is not threading.current_thread():
+                return  # Ctrl-C came while this one was started, and so another one was
         try:
             self._serve()
         except BaseException as error:  # threading would silently ignore a SystemExit
@@ -121,6 +130,7 @@ class Pump:
             # The only place where this thread sleeps for long, and it holds no lock here.
             ready = self._watch.wait(timeout)
             with self._lock:
+                self._changes.finish()
                 # ``ready`` may be out of date by now: a caller may have read a result already. A read that finds
                 # nothing does no harm.
                 starts = self._turn(ready)

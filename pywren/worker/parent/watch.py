@@ -26,10 +26,13 @@ class Watch:
 
     def open(self) -> None:
         """Create the wake-up pipe."""
-        self._wake_in, self._wake_out = pipe()
-        for descriptor in (self._wake_in, self._wake_out):
+        if self._wake_in >= 0:  # Ctrl-C has kept the pump from being started after this
+            return
+        wake_in, wake_out = pipe()
+        for descriptor in (wake_in, wake_out):
             os.set_blocking(descriptor, False)  # a full pipe wakes the pump as well as a pipe with one byte
-        self._poll.register(self._wake_in, select.POLLIN)
+        self._poll.register(wake_in, select.POLLIN)
+        self._wake_in, self._wake_out = wake_in, wake_out
 
     def close(self) -> None:
         """Close the wake-up pipe."""

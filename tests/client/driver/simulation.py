@@ -7,14 +7,12 @@ fixed interval, and knows of the service only what it finds in the storage.
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import random
 from collections import Counter, deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
+from benchmarks.simulated.agenda import Agenda
+from benchmarks.simulated.functions import Event, Functions, Service
 from pywren.client.driver.driver import Driver, Later, Ready
 from pywren.client.driver.policy import Policy
 from pywren.client.driver.retrying import Over
@@ -22,32 +20,10 @@ from pywren.client.driver.service import Service as Shared
 from pywren.cloud.prices import Usage
 from pywren.wire.cause import Cause
 
+__all__ = ["LAMBDA", "Client", "Service", "Trace", "World"]
+
 LAMBDA = Policy(event_age=21_600.0, job_max_runtime=900.0, may_lose_calls=True)
-SCALING = 1_000  # environments that a function gains in 10 s
-BEACON_FIRST, BEACON_EVERY = 2.0, 30.0
 EPOCH = 1_700_000_000.0
-
-
-@dataclass
-class Service:
-    """What the service does. Shares are of all attempts; ``drops`` are numbers of accepted attempts, from 1."""
-
-    concurrency: int = 1_000
-    cold: float = 0.3
-    warm: int = 0  # environments that are warm at first
-    duration: Callable[[random.Random, int], float] = lambda rng, index: 0.2
-    backs_off: bool = True  # an event that cannot start is tried again after 1, 2, 4 … 300 s; or first in first out
-    jitter: float = 0.0  # seconds by which events overtake each other
-    dropped: float = 0.0
-    drops: frozenset[int] = frozenset()
-    doubled: float = 0.0
-    killed: float = 0.0
-    records: float = 1.0  # the share of the kills that the service records
-    throttled: float = 0.0
-    rate: float = 0.0  # invocations per second that are accepted at most; 0.0 for any
-    pauses: tuple[tuple[float, float], ...] = ()  # nothing starts from … to …
-    clocks: float = 0.0  # by how much the clocks of workers are ahead
-    event_age: float = 21_600.0
 
 
 @dataclass
@@ -60,12 +36,6 @@ class Client:
     cost: float = 0.0  # seconds of a poll; one callset is polled after the other
     lone: bool = False  # each call is a callset of its own
     threads: int = 0  # of lone calls, the most at the same time: each thread waits for one; 0 for all at once
-
-
-class Event(NamedTuple):
-    call_id: str
-    number: int
-    sent: float
 
 
 @dataclass
@@ -101,31 +71,27 @@ class _Callset:
         self.to_send = False
 
 
-class World:
+class World(Agenda):
     """One callset, or many of one call that share a service, in virtual time."""
 
     def __init__(
         self, calls: int, service: Service, client: Client | None = None, policy: Policy = LAMBDA, seed: int = 0
     ) -> None:
+        super().__init__(1_000.0)
         self.service, self.client, self.rng = service, client or Client(), random.Random(seed)
-        self.now = 1_000.0
-        self.trace = Trace()
+        self.functions = Functions(
+            self, service, self.rng, finished=self._finish, shown=self._show, failed=self._record
+        )
+        self.trace = Trace(runs=self.functions.runs, causes=self.functions.causes)
         self.calls = [f"{index:05d}" for index in range(calls)]
         self.shared = Shared(lambda: self.now)
         self._policy = policy
-        self._agenda: list[tuple[float, int, Callable[..., None], tuple[object, ...]]] = []
-        self._numbers = itertools.count()
         # the client
         self._of: dict[str, _Callset] = {}
         self._senders: deque[_Callset] = deque()
         self._sending = False
         self._to_submit = deque(self.calls)
         self._free = self.now  # when the thread that polls is free
-        # the service
-        self._queue: deque[Event] = deque()
-        self._warm, self._made, self._busy, self._accepted = service.warm, service.warm, 0, 0
-        self._born: deque[float] = deque()
-        self._tokens, self._filled = service.rate, self.now
         # the storage
         self._statuses: dict[str, tuple[int, float]] = {}
         if not self.client.lone:
@@ -136,14 +102,10 @@ class World:
         began = self.now
         for _ in range(self.client.threads or len(self.calls)):
             self._submit_next()
-        while self._agenda and self.now < began + limit and len(self.trace.ended) < len(self.calls):
-            self.now, _, step, arguments = heapq.heappop(self._agenda)
-            step(*arguments)
-        self.trace.seconds = self.now - began
+        while self._steps and self.now < began + limit and len(self.trace.ended) < len(self.calls):
+            self.advance()
+        self.trace.seconds, self.trace.worked = self.now - began, self.functions.worked
         return self.trace
-
-    def at(self, when: float, step: Callable[..., None], *arguments: object) -> None:
-        heapq.heappush(self._agenda, (when, next(self._numbers), step, arguments))
 
     # -- the client ----------------------------------------------------------------------------------------------
 
@@ -192,7 +154,7 @@ class World:
         return self.at(self.now + pause, self._send)
 
     def _invoke(self, driver: Driver, ready: Ready) -> None:
-        if self._refuses():
+        if self.functions.refuses():
             self.trace.refusals += 1
             return driver.throttled(ready.call_id, ready.number)
         self.trace.attempts[ready.call_id] += 1
@@ -201,7 +163,7 @@ class World:
         driver.accepted(ready.call_id, ready.number, "id", EPOCH + self.now)
         _, _, sent, running, _ = self.shared.in_phase
         self.trace.most_in_flight = max(self.trace.most_in_flight, sent + running)
-        return self._accept(Event(ready.call_id, ready.number, self.now))
+        return self.functions.accept(Event(ready.call_id, ready.number, self.now))
 
     def _poll(self, callset: _Callset) -> None:
         if self._free > self.now:  # other callsets are polled first
@@ -249,112 +211,16 @@ class World:
         self.trace.failures[call_id] = message
         driver.settled(call_id, failed=True)
 
-    # -- the service -----------------------------------------------------------------------------------------------
+    # -- what the workers write ----------------------------------------------------------------------------------
 
-    def _refuses(self) -> bool:
-        rate = self.service.rate
-        if rate:
-            self._tokens = min(rate, self._tokens + (self.now - self._filled) * rate)
-            self._filled = self.now
-            if self._tokens < 1.0:
-                return True
-            self._tokens -= 1.0
-        return self.rng.random() < self.service.throttled
-
-    def _accept(self, event: Event) -> None:
-        self._accepted += 1
-        if self._accepted in self.service.drops or self.rng.random() < self.service.dropped:
-            return
-        for _ in range(1 + (self.rng.random() < self.service.doubled)):
-            if self.service.backs_off or self.service.jitter:
-                self.at(self.now + self.rng.random() * (self.service.jitter or 0.01), self._try, event, 0)
-            else:
-                self._try(event, 0)
-
-    def _try(self, event: Event, tries: int) -> None:
-        """Start an event, or put it aside."""
-        if self.now - event.sent > self.service.event_age:
-            self._fail(event, Cause.TOO_OLD, 2.0)
-        elif not self._paused() and self._has_room():
-            self._start(event)
-        elif self.service.backs_off:
-            wait = min(300.0, 2.0**tries) * (0.5 + self.rng.random() / 2.0)
-            self.at(self.now + wait, self._try, event, tries + 1)
-        else:
-            self._queue.append(event)
-            if self._paused():
-                self.at(self._paused(), self._next)
-
-    def _paused(self) -> float:
-        return next((1_000.0 + end for start, end in self.service.pauses if start <= self.now - 1_000.0 < end), 0.0)
-
-    def _has_room(self) -> bool:
-        if self._warm:
-            return True
-        while self._born and self._born[0] < self.now - 10.0:
-            self._born.popleft()
-        return self._made < self.service.concurrency and len(self._born) < SCALING
-
-    def _start(self, event: Event) -> None:
-        delay = 0.01
-        if self._warm:
-            self._warm -= 1
-        else:
-            self._made += 1
-            self._born.append(self.now)
-            delay += self.service.cold
-        self._busy += 1
-        self.at(self.now + delay, self._run, event)
-
-    def _run(self, event: Event) -> None:
-        self.trace.runs[event.call_id] += 1
-        duration = self.service.duration(self.rng, int(event.call_id))
-        is_killed = self.rng.random() < self.service.killed
-        duration *= self.rng.random() if is_killed else 1.0
-        self.trace.worked += duration
-        if is_killed:
-            self.at(self.now + duration, self._kill, event)
-        else:
-            self.at(self.now + duration, self._finish, event, self.now)
-        if duration > BEACON_FIRST:
-            self.at(self.now + BEACON_FIRST, self._beacon, event, self.now, self.now + duration)
-
-    def _beacon(self, event: Event, started: float, until: float) -> None:
+    def _show(self, event: Event, started: float) -> None:
         if event.call_id not in self._statuses:
             self._of[event.call_id].signs.append((event.call_id, event.number, started))
-        if self.now + BEACON_EVERY < until:
-            self.at(self.now + BEACON_EVERY, self._beacon, event, started, until)
 
     def _finish(self, event: Event, started: float) -> None:
         if event.call_id not in self._statuses:  # If-None-Match
             self._statuses[event.call_id] = (event.number, started)
             self._of[event.call_id].results.append((event.call_id, event.number, started, self.now - started))
-        self._warm += 1
-        self._release()
-
-    def _kill(self, event: Event) -> None:
-        self._made -= 1
-        if self.rng.random() < self.service.records:
-            self._fail(event, Cause.KILLED, 2.0)
-        self._release()
-
-    def _fail(self, event: Event, cause: Cause, delay: float) -> None:
-        self.trace.causes[cause.value] += 1
-        self.at(self.now + delay, self._record, event, cause)
 
     def _record(self, event: Event, cause: Cause) -> None:
         self._of[event.call_id].failures.append((event.call_id, event.number, cause))
-
-    def _release(self) -> None:
-        self._busy -= 1
-        self._next()
-
-    def _next(self) -> None:
-        while self._queue and not self._paused() and self._has_room():
-            event = self._queue.popleft()
-            if self.now - event.sent > self.service.event_age:
-                self._fail(event, Cause.TOO_OLD, 2.0)
-            else:
-                self._start(event)
-        if self._queue and self._made < self.service.concurrency:
-            self.at(self.now + 1.0, self._next)

@@ -12,7 +12,7 @@ from pywren.client.driver.driver import Driver, Later, Ready
 from pywren.client.driver.policy import Policy
 from pywren.client.driver.retrying import Over
 from pywren.cloud.prices import Prices, Tariff, Usage
-from pywren.exceptions import BudgetExceededError
+from pywren.exceptions import BudgetExceededError, CallLostError
 from pywren.wire.cause import Cause
 from tests.client.driver.simulation import LAMBDA, Service, World
 
@@ -159,6 +159,66 @@ class TestWithoutFigures:
         client.end(ready, 2.0)
         assert client.budget.spent >= 2.0
         assert client.budget.in_flight == 0.0
+
+
+class TestChunks:
+    """Calls that share an invocation."""
+
+    def test_the_calls_of_a_chunk_are_paid_for_one_by_one(self):
+        """Those without an outcome when its worker dies count as mean attempts, and the rest costs nothing."""
+        client = Client(4, 100.0, chunksize=4)
+        (ready,) = client.invoke()
+        assert client.budget.in_flight == 40.0
+        client.driver.ended("0", 1, None, "worker", failed=False, usage=used(1.0))
+        client.driver.failed("3", 1, Cause.HANDED_BACK, CallLostError("handed back"))
+        assert client.budget.spent == 1.0
+        assert client.budget.in_flight == 2 * (10.0 + 1.0) / 2
+        client.driver.died(ready.call_id, Cause.KILLED, CallLostError("killed"))
+        client.driver.leave(ready.call_id)
+        assert client.budget.spent == 1.0 + 2 * (10.0 + 1.0) / 2
+        assert client.budget.in_flight == 0.0
+        assert sorted(one.call_id for one in client.invoke()) == ["1", "2", "3"]
+
+    def test_an_invocation_and_its_pages_are_paid_for_once(self):
+        """When the service has accepted it: a plan, a page, and reading the page."""
+        prices = Prices(0.0, 1e6, 0.0, 1000.0, 1000.0)  # a dollar for each
+        client = Client(4, 100.0, chunksize=4)
+        budget = Budget(100.0, DOLLAR_A_SECOND._replace(prices=prices))
+        driver = Driver("0123", client.driver.policy._replace(budget=budget), clock=lambda: 0.0)
+        step = driver.next_call()
+        assert isinstance(step, Ready)
+        driver.accepted(*step, "id", 1e9)
+        assert budget.spent == 1.0 + 3.0
+
+    def test_a_throttled_chunk_costs_nothing(self):
+        """And is charged when it is accepted later."""
+        client = Client(4, 100.0, chunksize=4)
+        ready = client.driver.next_call()
+        assert isinstance(ready, Ready)
+        client.driver.throttled(*ready)
+        assert client.budget.in_flight == 0.0
+        client.now += 1.0
+        assert len(client.invoke()) == 1
+        assert client.budget.in_flight == 40.0
+
+    def test_a_chunk_has_the_calls_that_the_budget_pays_for(self):
+        """Others wait for its end."""
+        client = Client(10, 35.0, chunksize=8)
+        assert [one.call_id for one in client.invoke()] == ["0.1"]
+        assert client.driver.counts()[1:4] == (6, 0, 4)
+
+    def test_a_chunk_runs_one_call_at_a_time(self):
+        """Those that wait in it have no time so far."""
+        client = Client(4, 100.0, chunksize=4)
+        client.invoke()
+        client.now += 5.0
+        client.driver.look()
+        client.driver.ended("0", 1, None, "worker", failed=False, usage=used(4.0))
+        client.now += 3.0
+        client.driver.look()
+        client.driver.decide()
+        assert client.budget.mean == (10.0 + 4.0 + 3.0) / 2
+        assert client.budget.in_flight == 3.0 + 3 * client.budget.mean
 
 
 class TestWhenItIsSpent:

@@ -23,7 +23,7 @@ def accept(record: CallsetRecord, count: int, now: float = 0.0) -> list[CallReco
     for _ in range(count):
         call = record.first_held()
         assert call is not None
-        call.attempts.append(AttemptRecord(1, sent=now))
+        call.attempts += (AttemptRecord(1, sent=now),)
         record.move(call, Phase.SENDING)
         record.move(call, Phase.SENT)
         calls.append(call)

@@ -60,7 +60,7 @@ def test_calls_share_an_invocation_and_the_last_one_is_alone() -> None:
     driver = driver_of(7)
     assert invoked(driver) == [NAME, "00003.1", "00006"]
     assert counts(driver) == (0, 0, 7, 0, 0)
-    assert driver.chunk_of(NAME) == (dict.fromkeys(CALLS, 1), CALLS)
+    assert driver.chunk_of(NAME) == (dict.fromkeys(CALLS, 1), CALLS, None)
     assert driver.chunk_of("00006") is None
     assert all(driver.attempts(one)[0].request_id == "request" for one in CALLS)
 
@@ -146,7 +146,7 @@ def test_a_cancelled_call_of_a_throttled_chunk_leaves_it() -> None:
     driver.settled(CALLS[1], failed=True, cancelled=True)
     clock.now += 60.0
     assert invoked(driver) == [NAME]
-    assert driver.chunk_of(NAME) == (dict.fromkeys(CALLS, 1), [CALLS[0], CALLS[2]])
+    assert driver.chunk_of(NAME) == (dict.fromkeys(CALLS, 1), [CALLS[0], CALLS[2]], None)
     assert counts(driver) == (0, 0, 2, 0, 0)
 
 
@@ -158,7 +158,7 @@ def test_what_was_handed_back_is_invoked_again_in_chunks() -> None:
         end(driver, CALLS[0])
         assert driver.leave(NAME) == []
         assert invoked(driver) == ["00001.2"]
-        assert driver.chunk_of("00001.2") == ({"00001": 2, "00002": 2}, CALLS[1:])
+        assert driver.chunk_of("00001.2") == ({"00001": 2, "00002": 2}, CALLS[1:], None)
         assert causes(driver, CALLS[1]) == ["handed back", None]
         assert driver.lost_chunks() == []
 
@@ -302,7 +302,7 @@ def test_calls_that_follow_others_are_alone() -> None:
     """Their inputs end at different times."""
     driver = Driver(CALLS, Policy(chunksize=3), following={"00001"}, clock=Clock())
     assert invoked(driver) == ["00000.1"]
-    assert driver.chunk_of("00000.1") == ({"00000": 1, "00002": 1}, ["00000", "00002"])
+    assert driver.chunk_of("00000.1") == ({"00000": 1, "00002": 1}, ["00000", "00002"], None)
     driver.let_go("00001")
     assert invoked(driver) == ["00001"]
 
@@ -314,3 +314,92 @@ def test_the_time_of_a_map_ends_calls_of_chunks_too() -> None:
     invoked(driver)
     clock.now = 11.0
     assert [(one.call_id, one.attempts) for one in driver.stops()] == [(one, 1) for one in CALLS]
+
+
+# -- sizes that the driver chooses -----------------------------------------------------------------------------------
+
+
+def sizes_of(driver: Driver, most: int) -> list[int]:
+    """Have some invocations accepted, and return how many calls each has."""
+    found = []
+    for _ in range(most):
+        step = driver.next_call()
+        assert isinstance(step, Ready)
+        driver.accepted(*step, "request", 100.0)
+        chunk = driver.chunk_of(step.call_id)
+        found.append(1 if chunk is None else len(chunk.left))
+    return found
+
+
+def after_ten(seconds: float, clock: Clock, count: int = 1_000, **policy: object) -> Driver:
+    """Return a driver whose first calls have ended after some seconds each; the client invokes 500 a second."""
+    driver = driver_of(count, clock, chunksize=None, **policy)
+    for _ in range(10):
+        assert sizes_of(driver, 1) == [1]
+        clock.now += 0.002
+    for index in range(10):
+        driver.ended(f"{index:05d}", 1, 1.0, "log", failed=False, seconds=seconds)
+    return driver
+
+
+def test_the_first_calls_are_alone_and_then_short_ones_share_invocations() -> None:
+    """The client needs longer for an invocation than a worker for a call."""
+    clock = Clock()
+    driver = driver_of(1_000, clock, chunksize=None)
+    assert sizes_of(driver, 20) == [1] * 20
+    [first, *rest] = sizes_of(after_ten(0.001, clock), 5)
+    assert 10 < first < 100
+    assert rest == sorted(rest, reverse=True)
+
+
+def test_a_chunk_whose_size_the_driver_chose_has_a_time_limit() -> None:
+    """After twice the expected time, and half a second at least."""
+    driver = after_ten(0.001, Clock())
+    step = driver.next_call()
+    assert isinstance(step, Ready)
+    chunk = driver.chunk_of(step.call_id)
+    assert chunk is not None
+    assert chunk.time_limit == 0.5
+
+
+def test_long_calls_stay_alone() -> None:
+    """The service runs them all at once; where it does not, up to four seconds of work share an invocation."""
+    assert sizes_of(after_ten(1.0, Clock()), 20) == [1] * 20
+    assert sizes_of(after_ten(1.0, Clock(), max_concurrency=20), 5) == [4] * 5
+    assert sizes_of(after_ten(10.0, Clock(), max_concurrency=20), 5) == [1] * 5
+
+
+def test_calls_that_have_not_ended_count() -> None:
+    """Among calls that begin together the short ones end first."""
+    clock = Clock()
+    driver = driver_of(2_000, clock, chunksize=None)
+    for _ in range(20):
+        sizes_of(driver, 1)
+        clock.now += 0.002
+
+    def after(seconds: float) -> list[int]:
+        clock.now += seconds
+        driver.look()
+        driver.decide()
+        return sizes_of(driver, 1)
+
+    for index in range(10, 20):
+        driver.ended(f"{index:05d}", 1, 1.0, "log", failed=False, seconds=0.001)
+    assert after(0.0) > [1]
+    assert after(3.0) == [1]  # ten were invoked before these, and so have started before; ten times 3 s are a lot
+    assert after(3.0) > [1]  # if they had, they would have shown that by now
+
+
+def test_what_a_chunk_hands_back_while_it_runs_is_invoked_at_once() -> None:
+    """It never began, so that does not count as an attempt that failed; and the chunk goes on."""
+    driver = driver_of(3)
+    invoked(driver)
+    error = CallLostError("handed back")
+    for call_id in CALLS[1:]:
+        assert driver.failed(call_id, 1, Cause.HANDED_BACK, error) is not None
+    assert counts(driver) == (2, 0, 1, 0, 0)
+    assert invoked(driver) == ["00001.2"]
+    end(driver, CALLS[0])
+    end(driver, CALLS[1], 2)
+    end(driver, CALLS[2], 2)
+    assert driver.counts() == Counts(3, 0, 0, 0, 0, 3, 0, 2)

@@ -88,13 +88,13 @@ def test_without_retries_a_call_that_never_began_is_repeated(cause: Cause) -> No
 @pytest.mark.parametrize("cause", sorted(Cause))
 def test_nothing_is_done_while_another_attempt_is_in_flight(cause: Cause) -> None:
     call = failed(cause)
-    call.attempts.append(AttemptRecord(2, backup=True))
+    call.attempts += (AttemptRecord(2, backup=True),)
     assert after(call, call.attempts[0], False, LAMBDA, 0.5) is None
 
 
 def test_a_suspected_attempt_is_not_in_flight() -> None:
     call = failed(Cause.KILLED)
-    call.attempts.append(AttemptRecord(2, cause=Cause.DROPPED, suspected=True))
+    call.attempts += (AttemptRecord(2, cause=Cause.DROPPED, suspected=True),)
     assert isinstance(after(call, call.attempts[0], False, LAMBDA, 0.5), Again)
 
 

@@ -62,7 +62,7 @@ def test_the_concurrency_is_the_most_that_a_look_has_seen() -> None:
 def test_an_attempt_whose_call_has_ended_neither_waits_nor_runs() -> None:
     record = callset(1)
     (call,) = accept(record, 1)
-    call.attempts.append(AttemptRecord(2, sent=1.0))
+    call.attempts += (AttemptRecord(2, sent=1.0),)
     record.move(call, Phase.SENDING)
     record.move(call, Phase.SENT)
     start(record, [call], 2.0)
@@ -95,7 +95,7 @@ class TestStragglers:
         calls = accept(record, 4)
         start(record, calls, 2.0)
         end(record, calls[:2], 3.0)
-        calls[2].attempts.append(AttemptRecord(2, backup=True))
+        calls[2].attempts += (AttemptRecord(2, backup=True),)
         record.hold(calls[3], 0.0)
         assert not stragglers(record, 1_000.0)
 

@@ -587,6 +587,32 @@ def test_extra_env_and_modules(server: ForkServer) -> None:
         assert value(run(server, call, extra_env={"EXTRA": "x"}, modules=modules)) == ("x", 5)
 
 
+def test_the_trace_is_that_of_each_call(server: ForkServer) -> None:
+    """Calls that differ only in their trace share a process, which has the variables of the present one."""
+
+    def call(name: str) -> tuple[int, str | None]:
+        before = os.environ.get("TRACE")
+        os.environ.pop("TRACE", None)  # what a call changes is restored for the next one, and that is set anew
+        os.environ.update({} if before is None else {"TRACE": before})
+        __import__(name)  # after an import the present state is the one to restore
+        return os.getpid(), before
+
+    traces = [{"TRACE": "1"}, {"TRACE": "2"}, {"TRACE": None}, {"TRACE": "3"}, {}]
+    names = ["json", "fractions", "json", "json", "json"]
+    found = [value(run(server, call, name, trace=trace)) for trace, name in zip(traces, names, strict=True)]
+    assert [trace for _, trace in found] == ["1", "2", None, "3", "3"]
+    assert len({pid for pid, _ in found}) == 1
+
+
+def test_the_trace_and_a_function_that_is_loaded_anew(server: ForkServer) -> None:
+    """Maps that share a process have each the trace of its own call."""
+    packed = dumps(lambda _: (os.getpid(), os.environ.get("TRACE")))
+    maps = ("a", "b", "b", "a", "c")
+    found = [value(run_of_map(server, callset, packed, trace={"TRACE": callset})) for callset in maps]
+    assert [trace for _, trace in found] == list(maps)
+    assert len({pid for pid, _ in found}) == 1
+
+
 def test_a_runtime_without_an_interpreter(server: ForkServer, tmp_path: Path) -> None:
     """Packages in the runtime's directory are importable."""
     (tmp_path / "in_runtime.py").write_text("VALUE = 6")

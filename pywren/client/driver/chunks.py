@@ -1,0 +1,159 @@
+"""``chunk_size`` and ``time_limit``: how many calls the next invocation runs, and for how long. Pure decisions.
+
+They are made before each invocation, from what the driver knows by then. The rules, in the order of their weight:
+
+- *Nothing is known*: as long as no call has ended, an invocation has one call, and the client does not wait. So calls
+  of a minute are all invoked at once, as they would be without chunks.
+- *The client is the bottleneck*: it needs ``invoking`` seconds for an invocation, and the service could run the calls
+  faster than that. With n calls left, of t seconds each, in chunks of s, the last chunk is invoked after
+  n / s × invoking seconds, and then runs for s × t. The sum is least where both are equal: s = √(n × invoking / t).
+- *The service is the bottleneck*: then fewer invocations save money and no time. Half of an equal share of what is
+  left, n / (2 × slots), lets everybody work to the end, with chunks that become smaller and smaller (factoring: Hummel,
+  Schonberg and Flynn, Communications of the ACM 35(8), 1992). A chunk lasts no longer than until its requests are a
+  tenth of its price; beyond, there is little to save, and results would come late.
+
+Both sizes shrink to 1 at the end of a map, so one long call is never behind others when nothing else is left. Calls of
+a map that the service can run all at once are alone, unless they are shorter than an invocation.
+
+The calls that end first are the shortest ones, so a map whose calls differ looks shorter at first than it is. So those
+that run count with the time that they have had: those that are seen to, and those that were invoked before others that
+have started. Calls may become longer, so what ended lately counts most. And each chunk has a time limit, when its
+worker hands back what it has not begun: a wrong estimate costs no more than that.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+FEWEST_CALLS = 100
+"""A map of fewer calls has no chunks: all its calls are in flight before anything is known of them."""
+
+SHARE = 2.0
+"""By how much a chunk is smaller than an equal share of the calls that are left."""
+
+WORTH = 4.0
+"""Seconds that a chunk lasts at most where the service is the bottleneck. Its invocation, two PUTs and a GET cost 10.6
+micro-dollars, and a second of 1,536 MB 25 (Lambda and S3 prices in us-east-1, 2026): then requests are a tenth."""
+
+SHORTEST_LIMIT = 0.5
+"""The least time limit of a chunk, in seconds. With a shorter one calls would go back whenever garbage is collected."""
+
+INVOCATION = 0.05
+"""Seconds that an invocation takes besides its calls. Longer calls get one each if the service can run all at once."""
+
+OVER = 2.0
+"""How many times as long as expected a chunk may take before its worker hands calls back."""
+
+HANDLING = 0.002
+"""Seconds of a worker for each call, besides the function: no call takes less."""
+
+WINDOW = 200
+"""How many of the latest outcomes the mean of the durations is about."""
+
+_LONGEST_GAP = 0.1  # seconds between two answers of the service; in a longer gap the client had nothing to invoke
+_WEIGHT = 1.0 / 16.0  # of the latest gap, or latency, in the mean
+
+
+class Times:
+    """How long the calls of a callset take, and the client for an invocation, as far as is known. Plain data.
+
+    Attributes:
+        ended: how many attempts have ended whose duration is known. The older they are, the less they count.
+        busy: how long these have run together, in seconds.
+        unfinished: how long those have run so far that run now, in seconds, since something last came from them.
+        latency: how many seconds pass, apart from those of the call, from an invocation until its end is noticed.
+        invoking: how many seconds an invocation takes the client, whatever number of threads it has; 0.0 at first.
+    """
+
+    def __init__(self) -> None:
+        self.ended = self.busy = self.unfinished = self.latency = self.invoking = 0.0
+        self._latest = math.nan  # when the service last accepted an attempt
+
+    def add(self, seconds: float, whole: float = math.nan) -> None:
+        """Count an attempt that has ended.
+
+        Args:
+            seconds: how long its worker had it.
+            whole: how many seconds after its invocation this was noticed; ``nan`` if it was not alone.
+        """
+        self.ended += 1.0 - self.ended / WINDOW
+        self.busy += max(HANDLING, seconds) - self.busy / WINDOW
+        if whole >= seconds:
+            self.latency += (whole - seconds - self.latency) * (_WEIGHT if self.latency else 1.0)
+
+    def so_far(self, now: float, sent: float, news: float) -> float:
+        """Return how long the call has run that an invocation runs.
+
+        Args:
+            now: the time.
+            sent: when it was invoked.
+            news: when something last came from it; ``nan`` if nothing did.
+        """
+        return max(0.0, now - (sent + self.latency if math.isnan(news) else news))
+
+    def accepted(self, now: float) -> None:
+        """Note that the service has accepted an attempt."""
+        gap = now - self._latest
+        if 0.0 <= gap <= _LONGEST_GAP:
+            self.invoking += (gap - self.invoking) * (_WEIGHT if self.invoking else 1.0)
+        self._latest = now
+
+
+class Situation(NamedTuple):
+    """What is known before an invocation.
+
+    Args:
+        left: how many calls may be invoked now, and wait in this program.
+        slots: how many invocations the service runs at once, as far as is known.
+        in_flight: how many invocations it has accepted that have not ended.
+        ended: how many calls have ended whose duration is known (``Times``).
+        busy: how long these calls have run together, and those that run until now, in seconds.
+        invoking: how many seconds an invocation takes the client, at the pace that the service accepts.
+    """
+
+    left: int
+    slots: int
+    in_flight: int
+    ended: float
+    busy: float
+    invoking: float
+
+    @property
+    def duration(self) -> float:
+        """How long a call is expected to run, in seconds; infinite as long as none has ended."""
+        # As for any measurement that ends before all have: the time of all, by the number of those that have ended.
+        return max(HANDLING, self.busy / self.ended) if self.ended else math.inf
+
+
+def chunk_size(now: Situation) -> int:
+    """Return how many calls the next invocation has, if they fit.
+
+    Args:
+        now: what is known.
+    """
+    if not now.ended:
+        return 1
+    if now.left + now.in_flight <= now.slots and now.duration > INVOCATION:
+        return 1
+    return max(1, min(now.left, int(max(_of_least_wall(now), min(_of_equal_share(now), WORTH / now.duration)))))
+
+
+def time_limit(size: int, duration: float) -> float:
+    """Return after how many seconds the worker of a chunk hands back the calls that it has not begun.
+
+    Args:
+        size: how many calls it has.
+        duration: how long a call is expected to run, in seconds.
+    """
+    return max(SHORTEST_LIMIT, OVER * size * duration)
+
+
+def _of_least_wall(now: Situation) -> float:
+    if now.slots * now.invoking <= now.duration:
+        return 0.0  # the client keeps everybody busy with one call each
+    return math.sqrt(now.left * now.invoking / now.duration)
+
+
+def _of_equal_share(now: Situation) -> float:
+    return now.left / (SHARE * max(1, now.slots))

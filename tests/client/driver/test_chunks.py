@@ -1,0 +1,202 @@
+"""``chunk_size``: no map is slower than with one call for each invocation, and most cost less."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+from chunk_simulation import Setting, run
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pywren.client.driver.chunks import (
+    HANDLING,
+    SHORTEST_LIMIT,
+    WORTH,
+    Situation,
+    Times,
+    chunk_size,
+    time_limit,
+)
+
+NOTICED = 0.2
+"""Seconds by which the client knows the last outcome later or earlier by chance: it polls every 0.1 s."""
+
+NOTHING_KNOWN = Situation(left=5_000, slots=100, in_flight=0, ended=0, busy=0.0, invoking=0.002)
+SHORT = NOTHING_KNOWN._replace(ended=100, busy=0.2)
+
+
+def of_any_length(least: float, most: float, count: int, seed: int) -> list[float]:
+    """Return durations that are spread evenly over the orders of magnitude."""
+    rng = random.Random(seed)
+    return [math.exp(rng.uniform(math.log(least), math.log(most))) for _ in range(count)]
+
+
+MAPS = {
+    "trivial": [0.001] * 3_000,
+    "a tenth of a second": [0.1] * 1_500,
+    "a second": [1.0] * 500,
+    "longer and longer": sorted(of_any_length(0.01, 1.0, 600, 3)),
+    "shorter and shorter": sorted(of_any_length(0.01, 1.0, 600, 4), reverse=True),
+    "one of a hundred is long": [1.0 if index % 97 == 0 else 0.01 for index in range(800)],
+    "few": [0.01] * 50,
+    "one": [0.01],
+}
+
+
+@pytest.mark.parametrize("invoking", [0.0005, 0.003])
+@pytest.mark.parametrize("slots", [20, 100, 1_000])
+@pytest.mark.parametrize("name", MAPS)
+def test_no_map_is_slower_than_with_one_call_an_invocation(name: str, slots: int, invoking: float) -> None:
+    """Wall first, whatever the calls are like."""
+    setting = Setting(slots=slots, invoking=invoking)
+    chunked, alone = run(MAPS[name], setting, None), run(MAPS[name], setting, 1)
+    assert chunked.wall <= 1.05 * alone.wall + NOTICED
+    assert chunked.invocations <= len(MAPS[name])
+
+
+@pytest.mark.parametrize("invoking", [0.0005, 0.003])
+@pytest.mark.parametrize("slots", [20, 100, 1_000])
+@pytest.mark.parametrize("least", [0.01, 0.1])
+def test_maps_of_calls_that_differ_a_hundredfold_are_not_slower(least: float, slots: int, invoking: float) -> None:
+    """On average: when the longest call begins is a matter of luck, with one call an invocation too."""
+    chunked = alone = 0.0
+    for seed in range(3):
+        durations = of_any_length(least, 100 * least, 400, seed)
+        setting = Setting(slots=slots, invoking=invoking)
+        chunked += run(durations, setting, None).wall
+        alone += run(durations, setting, 1).wall
+    assert chunked <= 1.03 * alone + 3 * NOTICED
+
+
+@pytest.mark.parametrize("long", [0.5, 2.0])
+@pytest.mark.parametrize("slots", [8, 1_000])
+def test_an_estimate_that_is_wrong_costs_a_moment(slots: int, long: float) -> None:
+    """After many short calls come long ones, in chunks that were made for short ones."""
+    durations = [0.001] * 1_500 + [long] * 300
+    setting = Setting(slots=slots, invoking=0.0005)
+    chunked, alone = run(durations, setting, None), run(durations, setting, 1)
+    assert chunked.handed_back > 0
+    assert chunked.wall <= 1.05 * alone.wall + SHORTEST_LIMIT + 2 * NOTICED
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    durations=st.lists(st.floats(1e-3, 0.1) | st.floats(0.1, 10.0), min_size=1, max_size=100),
+    slots=st.sampled_from([1, 3, 20, 1_000]),
+    invoking=st.sampled_from([0.0002, 0.002, 0.02]),
+    poll=st.sampled_from([0.02, 0.5]),
+    cold=st.sampled_from([0.0, 2.0]),
+)
+def test_any_map_ends_with_each_call_once(
+    durations: list[float], slots: int, invoking: float, poll: float, cold: float
+) -> None:
+    """Whatever is handed back is invoked again, and nothing waits for ever."""
+    setting = Setting(slots=slots, invoking=invoking, poll=poll, cold=cold)
+    result = run(durations, setting, None)
+    assert sum(result.sizes) == len(durations) + result.handed_back
+    # Each wrong estimate costs no more than the longest call and the shortest limit; there is one for each wave.
+    alone = run(durations, setting, 1)
+    assert result.wall <= 1.5 * alone.wall + 2 * (max(durations) + SHORTEST_LIMIT + poll)
+
+
+def test_trivial_calls_take_few_invocations() -> None:
+    """10,000 of them: at most one invocation for ten."""
+    for invoking in (0.0005, 0.003):
+        result = run([0.001] * 10_000, Setting(invoking=invoking), None)
+        assert result.invocations <= 1_000
+        assert result.wall < 3.0
+
+
+def test_the_first_invocations_have_one_call_each() -> None:
+    """Nothing is known of the calls, and chunks might take parallelism from the program."""
+    result = run([0.01] * 5_000, Setting(slots=50), None)
+    assert result.sizes[:50] == [1] * 50
+    assert max(result.sizes) > 1
+
+
+def test_the_last_chunks_are_small() -> None:
+    """At the end nobody waits for one worker."""
+    result = run([0.05] * 5_000, Setting(slots=50), None)
+    assert max(result.sizes[-40:]) <= 3 < max(result.sizes)
+
+
+def test_an_explicit_size_is_kept() -> None:
+    """``chunksize=n`` holds for all chunks but the last."""
+    result = run([0.01] * 100, Setting(slots=4), 30)
+    assert result.sizes == [30, 30, 30, 10]
+
+
+class TestSizes:
+    """Single decisions."""
+
+    def test_calls_are_alone_as_long_as_nothing_is_known(self) -> None:
+        """They may take hours."""
+        assert chunk_size(NOTHING_KNOWN._replace(in_flight=10_000)) == 1
+
+    def test_long_calls_are_alone(self) -> None:
+        """A call of some seconds is worth an invocation."""
+        assert chunk_size(SHORT._replace(busy=100 * 2 * WORTH)) == 1
+        assert chunk_size(SHORT._replace(left=10**6, busy=100 * 2 * WORTH)) == 1
+
+    def test_calls_that_the_service_runs_all_at_once_are_alone(self) -> None:
+        """Unless they are shorter than an invocation."""
+        now = NOTHING_KNOWN._replace(left=500, slots=1_000, in_flight=300, ended=10, invoking=0.01)
+        assert chunk_size(now._replace(busy=10 * 0.1)) == 1
+        assert chunk_size(now._replace(busy=10 * 0.001)) > 1
+
+    def test_a_slow_client_makes_large_chunks(self) -> None:
+        """The slower it invokes, the fewer invocations there are."""
+        sizes = [chunk_size(SHORT._replace(invoking=seconds)) for seconds in (0.002, 0.02, 0.2)]
+        assert sizes == sorted(sizes)
+        assert sizes[0] < sizes[-1]
+
+    def test_calls_that_take_no_time_by_their_clock(self) -> None:
+        """A chunk still has an end."""
+        assert 1 < chunk_size(SHORT._replace(busy=0.0)) <= SHORT.left
+
+    @given(
+        now=st.builds(
+            Situation,
+            left=st.integers(1, 10**7),
+            slots=st.integers(0, 10**5),
+            in_flight=st.integers(0, 10**5),
+            ended=st.integers(0, 10**7),
+            busy=st.floats(0, 1e300),
+            invoking=st.floats(0, 10),
+        )
+    )
+    def test_every_size_is_possible(self, now: Situation) -> None:
+        """Whatever is known, a chunk has a call at least, and no more than there are."""
+        size = chunk_size(now)
+        assert 1 <= size <= now.left
+        assert time_limit(size, 1.0) >= SHORTEST_LIMIT
+
+
+class TestTimes:
+    """What is known of the calls, and of the client."""
+
+    def test_a_call_takes_no_less_than_its_handling(self) -> None:
+        """The clocks of workers may be wrong, and what they report may be anything."""
+        times = Times()
+        for seconds in (-5.0, 0.0, 1.0):
+            times.add(seconds)
+        assert times.ended == pytest.approx(3, rel=0.01)
+        assert times.busy == pytest.approx(1.0 + 2 * HANDLING, rel=0.01)
+
+    def test_an_invocation_takes_what_lies_between_two_answers(self) -> None:
+        """Except where the client had nothing to invoke."""
+        times = Times()
+        for now in (10.0, 10.01, 20.0, 20.01):
+            times.accepted(now)
+        assert times.invoking == pytest.approx(0.01)
+        for index in range(100):
+            times.accepted(20.01 + index * 0.002)
+        assert times.invoking == pytest.approx(0.002, rel=0.1)
+
+
+def test_the_time_limit_leaves_room_for_differences() -> None:
+    """A chunk may take twice as long as expected, and never less than half a second."""
+    assert time_limit(20, 0.1) == pytest.approx(4.0)
+    assert time_limit(100, 0.001) == SHORTEST_LIMIT

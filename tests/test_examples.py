@@ -27,11 +27,14 @@ ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 FIGURES = EXAMPLES / "figures"
 
+# The kernel gets sockets in the current directory: ports are chosen before the kernel binds them, and another program
+# may be faster.
 NOTEBOOK = """
 import sys
-import nbclient, nbformat
+import nbclient, nbformat, traitlets.config
 notebook = nbformat.read(sys.argv[1], as_version=4)
-nbclient.NotebookClient(notebook, timeout=120).execute()
+config = traitlets.config.Config({"KernelManager": {"transport": "ipc"}})
+nbclient.NotebookClient(notebook, config=config, timeout=120).execute()
 for cell in notebook.cells:
     for output in cell.get("outputs", []):
         print(output.get("text", ""), end="")

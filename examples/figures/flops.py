@@ -31,16 +31,19 @@ def multiply(item):
 def draw(pyplot, results, path):
     """Draw effective and peak FLOPS against workers, with the job times of the largest run."""
     workers = list(results)
-    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    figure = pyplot.figure(figsize=(8, 5), layout="constrained")
+    axes = measuring.axes_over_workers(figure, workers)
     axes.plot(workers, [pair.pywren.peak / 1e9 for pair in results.values()], "o--", label="PyWren, peak")
     axes.plot(workers, [pair.pywren.effective / 1e9 for pair in results.values()], "o-", label="PyWren, effective")
     if all(pair.bare for pair in results.values()):
         axes.plot(workers, [pair.bare.effective / 1e9 for pair in results.values()], "k:", label="bare processes")
-    axes.set(xlabel="workers", ylabel="GFLOPS", ylim=(0, None))
+    axes.set_ylabel("GFLOPS")
+    measuring.leave_room(axes, 0.35)
     axes.legend(loc="upper left")
-    inset = axes.inset_axes((0.68, 0.1, 0.3, 0.28))
+    inset = axes.inset_axes((0.62, 0.74, 0.36, 0.18))
     inset.hist([ended - began for began, ended, _ in results[max(workers)].pywren.calls], bins=20)
-    inset.set_title(f"job times of {max(workers)} workers (s)", fontsize=8)
+    inset.set_title(f"seconds that calls take, {max(workers)} workers", fontsize=8)
+    inset.yaxis.get_major_locator().set_params(integer=True)
     inset.tick_params(labelsize=7)
     figure.savefig(path, dpi=110)
 

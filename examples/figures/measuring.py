@@ -174,6 +174,20 @@ def pyplot():
     return pyplot
 
 
+def axes_over_workers(figure, workers):
+    """Return the axes of a figure, with a mark on the x-axis for each number of workers, if there are not too many."""
+    axes = figure.subplots()
+    axes.set_xlabel("workers")
+    if len(workers) <= 10:
+        axes.set_xticks(list(workers))
+    return axes
+
+
+def leave_room(axes, share):
+    """Let the y-axis begin at 0, and leave a share of the height above the lines, for a legend or an inset."""
+    axes.set_ylim(0, axes.dataLim.ymax / (1 - share))
+
+
 def percent(efficiency):
     return "–" if efficiency is None else f"{efficiency:.3f}"
 

@@ -141,7 +141,8 @@ def measure(executor, server, options):
 
 def draw(pyplot, results, path):
     """Draw transactions/s against workers."""
-    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    figure = pyplot.figure(figsize=(8, 5), layout="constrained")
+    axes = measuring.axes_over_workers(figure, sorted({workers for workers, _ in results}))
     for colour, what in zip(("C0", "C1"), ("write", "read"), strict=True):
         pairs = {workers: pair for (workers, each), pair in results.items() if each == what}
         axes.plot(
@@ -150,8 +151,10 @@ def draw(pyplot, results, path):
         if all(pair.bare for pair in pairs.values()):
             heights = [pair.bare.effective for pair in pairs.values()]
             axes.plot(list(pairs), heights, colour + ":", label=f"{what}, bare processes")
-    axes.set(xlabel="workers", ylabel="transactions/s", ylim=(0, None))
-    axes.legend()
+    axes.set_ylabel("transactions/s")
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    measuring.leave_room(axes, 0.2)
+    axes.legend(loc="upper left", ncols=2)
     figure.savefig(path, dpi=110)
 
 

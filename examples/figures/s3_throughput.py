@@ -109,8 +109,9 @@ def draw(pyplot, results, path):
                 label = f"{what}, {'PyWren' if line == '-' else 'bare processes'}"
                 heights = [rate / 1e9 for rate in rates]
                 axes.step([0, *times], [0, *heights], colour + line, where="post", label=label)
-    axes.set(xlabel="seconds since the start", ylabel=f"GB/s of {most} workers", ylim=(0, None))
-    axes.legend()
+    axes.set(xlabel="seconds since the start", ylabel=f"GB/s, workers: {most}")
+    measuring.leave_room(axes, 0.2)
+    axes.legend(loc="upper left", ncols=2)
     figure.savefig(path, dpi=110)
 
 

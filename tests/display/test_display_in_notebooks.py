@@ -34,13 +34,15 @@ def work(x):
 ]
 
 
-# In a process of its own, because a client of a kernel leaves threads and sockets behind.
+# In a process of its own, because a client of a kernel leaves threads and sockets behind. The kernel gets sockets in
+# the current directory: ports are chosen before the kernel binds them, and another program may be faster.
 EXECUTE = """
 import json, sys
-import nbclient, nbformat
+import nbclient, nbformat, traitlets.config
 cells = [nbformat.v4.new_code_cell(text) for text in json.loads(sys.argv[1])]
 book = nbformat.v4.new_notebook(cells=cells)
-nbclient.NotebookClient(book, timeout=200).execute()
+config = traitlets.config.Config({"KernelManager": {"transport": "ipc"}})
+nbclient.NotebookClient(book, config=config, timeout=200).execute()
 print(json.dumps([cell.outputs for cell in book.cells]))
 """
 

@@ -166,7 +166,7 @@ def picture(options: argparse.Namespace) -> int:
         for name, style in (("invoked", ":"), ("began", "--"), ("ended", "-")):
             points = row["curves"][name]
             panel.plot([at for at, _ in points], [count for _, count in points], style, label=name, linewidth=1.3)
-        panel.set_title(f"{row['items']:,} items, chunksize {row['chunksize']}", fontsize=9)
+        panel.set_title(f"{row['items']:,} items of {row['seconds']:g} s, chunksize {row['chunksize']}", fontsize=9)
         panel.set_xlabel("seconds (simulated)")
         panel.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         panel.spines[["top", "right"]].set_visible(False)

@@ -145,7 +145,7 @@ def test_dollars_are_those_of_the_price_table() -> None:
 
 @pytest.mark.parametrize(("chunksize", "most"), [(1, 1_100), (100, 1_000)])
 def test_the_client_needs_little_for_an_item(chunksize: int, most: int) -> None:
-    """What the client knows of an item that is outstanding, besides its future, fits into a kilobyte."""
+    """What the client knows of an outstanding item, besides its future, fits into a kilobyte; alone it takes more."""
     service = lambda_today(second, concurrency=3_000, scaling=3_000)
     assert state(Scenario(1, service, LEAN, chunksize=chunksize)).besides <= most
 

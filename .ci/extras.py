@@ -12,7 +12,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-OF_DEVELOPERS = {"test", "release", "benchmarks"}  # not installed by users
+OF_DEVELOPERS = {"test", "docs", "release", "benchmarks"}  # not installed by users
 
 
 def closure(name: str, extras: frozenset[str] = frozenset(), found: dict[str, set[str]] | None = None) -> set[str]:

@@ -104,8 +104,17 @@ def write_twins(app: Sphinx, pages: Pages) -> None:
         if "```{eval-rst}" in text:  # docstrings and options of commands are not in the text of the page
             text = _as_text(app, name)
         twin = re.sub(rf"\({SCHEME}:([^)#]*)", rf"({COPIES}/\1.txt", _TOCTREE.sub("", text))
-        (directory / f"{name}.md").write_text(twin, encoding="utf-8")
+        twin = twin.replace("](pictures/", f"]({app.builder.imagedir}/")
+        (directory / f"{name}.md").write_text(f"{twin.rstrip()}\n", encoding="utf-8")
     (directory / "llms.txt").write_text("\n".join(_listed(app.env)), encoding="utf-8")
+
+
+def check_twins(directory: Path) -> None:
+    """Warn of links in the Markdown files of the site that lead nowhere; Sphinx checks those of the pages."""
+    for twin in sorted(directory.glob("*.md")):
+        for link, _ in _LINK.findall(_FENCE.sub("", twin.read_text(encoding="utf-8"))):
+            if link and "://" not in link and not (directory / link).exists():
+                logger.warning("%s has a link to %s, which is not there", twin.name, link, type="pages")
 
 
 def _as_text(app: Sphinx, name: str) -> str:
@@ -158,6 +167,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
         if error is None and app.builder.format == "html":
             write_twins(app, pages)
             pages.copy_linked(Path(app.outdir))
+            check_twins(Path(app.outdir))
 
     app.connect("source-read", read)
     app.connect("html-page-context", complete, priority=900)  # after the theme

@@ -296,8 +296,11 @@ def test_a_cap_on_what_runs_at_once() -> None:
     asked: dict[str, Any] = {}
 
     class Pool:
-        def submit(self, *arguments: Any, **options: Any) -> None:
+        def prepare(self, *arguments: Any, **options: Any) -> None:
             asked.update(options)
+
+        def add(self, batch: None) -> None:
+            """Nothing runs."""
 
     packed = Packed(b"")
     callset = LocalCallset(Callset("p"), None, Pool(), policy)  # type: ignore[arg-type]

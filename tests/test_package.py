@@ -155,9 +155,20 @@ def test_the_citation_is_the_paper() -> None:
 
 
 def test_the_changelog_starts_with_what_is_not_released() -> None:
-    """The changelog begins with the unreleased changes, described for users."""
+    """The changelog begins with the unreleased changes, described for users; this version's follow, with their date."""
     headings = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert headings[0] == "[Unreleased]"
+    assert re.fullmatch(rf"\[{re.escape(__version__)}\] - \d{{4}}-\d\d-\d\d", headings[1])
+
+
+def test_all_say_alike_how_mature_this_version_is() -> None:
+    """The version, the classifier, the README and the site's front page agree: an alpha, a beta, or neither."""
+    word = {"a": "alpha", "b": "beta"}.get("".join(re.findall(r"\d(a|b)\d+$", __version__)), "")
+    (status,) = re.findall(r"Development Status :: \d - (\w+)", (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert status.lower() == (word or "production")
+    for page in ("README.md", "docs/index.md"):
+        said = re.findall(r"\*\*This release is an? (\w+)\.\*\*", (ROOT / page).read_text(encoding="utf-8"))
+        assert said == ([word] if word else [])
 
 
 def test_the_top_level_is_tidy() -> None:

@@ -19,6 +19,7 @@ policy            what the user and the service allow: retries, caps, patience
 retrying          after an attempt has ended without a value: another one, and when? (pure)
 pace              how fast to invoke (pure)
 capacity          how many calls to have in flight (pure)
+chunks            how many calls the next invocation runs, and for how long (pure)
 budget            what calls have cost, will cost, and may cost (pure)
 suspicion         which calls were dropped, and whose workers have vanished (pure)
 stragglers        which calls get a second attempt because they take much longer than the others (pure)

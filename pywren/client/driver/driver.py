@@ -340,8 +340,9 @@ class Driver:
             sent_at: when, by the storage's clock, in seconds since the epoch.
         """
         with self._lock:
-            self._service.pace.accepted(self._clock())
-            self._record.times.accepted(self._clock())
+            now = self._clock()
+            self._service.pace.accepted(now)
+            self._record.times.accepted(now)
             call, attempt = self._find(call_id, number)
             attempt.sent = self._service.last_accepted = self._now()
             attempt.sent_at, attempt.request_id = sent_at, request_id

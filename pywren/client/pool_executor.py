@@ -11,6 +11,7 @@ import operator
 import threading
 import time
 import uuid
+import weakref
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence, Sized
 from functools import partial
 from itertools import chain, islice
@@ -28,6 +29,7 @@ from pywren.future import ResponseFuture
 from pywren.pickling.adapters import Application, Chunk, Initialized, Setup
 from pywren.system import private_names
 from pywren.system import shutdown as _shutdown
+from pywren.system.forks import in_each_child
 from pywren.wait import cancel_each, wait
 
 if TYPE_CHECKING:
@@ -60,14 +62,19 @@ class ExecutorAdapter(Submits, concurrent.futures.Executor):
         self._setup = setup
         # How the initializer failed; False if it did not. Written once, by the thread that runs callbacks.
         self._broken: str | bool = False
-        # Its RLock matters: a __del__ that runs on this thread meanwhile may submit more.
-        self._changed = threading.Condition()
-        # How many threads are between the check that the executor is open and the registration of their futures.
-        self._starting = 0
+        self._begin()
         # Changed without the lock: set.update and set.discard are atomic, and shutdown() copies it when nothing is
         # starting.
         self._outstanding: set[ResponseFuture] = set()
         self._shut_down = False
+        _adapters.add(self)
+
+    def _begin(self) -> None:
+        """Begin without threads that make calls; in a forked child, the threads of the parent do not exist."""
+        # Its RLock matters: a __del__ that runs on this thread meanwhile may submit more.
+        self._changed = threading.Condition()
+        # How many threads are between the check that the executor is open and the registration of their futures.
+        self._starting = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The copy has submitted nothing yet, and its executor bounds what is in flight as this one's does.
@@ -237,6 +244,10 @@ class ExecutorAdapter(Submits, concurrent.futures.Executor):
             # As ThreadPoolExecutor does. First the line, then the state: whoever sees the state can read why.
             private_names.futures_logger().critical("Exception in initializer:", exc_info=error)
             self._broken = str(error)
+
+
+_adapters: weakref.WeakSet[ExecutorAdapter] = weakref.WeakSet()
+in_each_child(_adapters, ExecutorAdapter._begin)
 
 
 def _copied(kind: type[ExecutorAdapter], executor: Verbs, max_workers: int, setup: Setup | None) -> ExecutorAdapter:

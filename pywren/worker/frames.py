@@ -41,7 +41,8 @@ FORK = 7  # number: call; descriptors: call socket, stdout, stderr, status pipe;
 KILL = 8  # number: the call whose process group to kill
 TASK = 9  # the next task for a forked child; segments: a head, the function if it is new, the argument
 # The terms of a batch come with its first arguments: (function key, load_anew, extra_env, show_output); then None.
-# An argument is a pickle, or (list of segments, references) or ((arena, offset, sizes), references).
+# An argument is a pickle, or (list of segments, references) or ((arena, offset, sizes), references). A reference is an
+# encoded outcome, or (arena, offset, size).
 # Sent by the child.
 READY = 20
 RESULT = 21  # number: ticket; first, second: setup and execution seconds; segments: value or exception

@@ -525,3 +525,40 @@ def test_a_callback_may_submit_while_another_thread_does(pool, tmp_path):
     waiting.join(WAIT)
     assert not waiting.is_alive()
     assert submitted[0].result(WAIT) == 3
+
+
+def test_a_forked_child_waits_for_no_thread_of_its_parent():
+    """It can shut a pool down with which a thread of the parent was making a call when the program forked."""
+    program = """
+        import os
+        import threading
+        import warnings
+
+        import pywren
+
+        warnings.simplefilter("ignore", DeprecationWarning)  # this program has threads when it forks
+        is_inside, may_go_on = threading.Event(), threading.Event()
+
+        class Slow:
+            def __reduce__(self):
+                is_inside.set()
+                may_go_on.wait()
+                return int, (3,)
+
+        pool = pywren.PoolExecutor(executor=pywren.local_executor())
+        futures = []
+        thread = threading.Thread(target=lambda: futures.append(pool.submit(abs, Slow())))
+        thread.start()
+        is_inside.wait()
+        child = os.fork()
+        if child == 0:
+            pool.shutdown(wait=True)
+            os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        may_go_on.set()
+        thread.join()
+        pool.shutdown()
+        print(futures[0].result())
+    """
+    done = run_program(program)
+    assert done.stdout == "3\n", done.stderr

@@ -153,7 +153,8 @@ class PoolChild:
 
     def _argument(self, entry: Any) -> tuple[Packed, Sequence[bytes]]:
         """Return an argument that is not a plain pickle, and the encoded outcomes that its references stand for."""
-        where, references = entry
+        where, referred = entry
+        references = [one if isinstance(one, bytes) else self.arenas[one[0]].read(*one[1:]) for one in referred]
         if isinstance(where, list):
             return packed_from([where[0], *(bytearray(part) for part in where[1:])]), references
         arena, offset, sizes = where

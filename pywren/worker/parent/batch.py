@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 from pywren.pickling.packed import Packed
 from pywren.worker import frames
@@ -18,7 +19,10 @@ from pywren.worker.protocol import function_segments, packed_segments
 from pywren.worker.task import Function, Repeat, Repeats, RunResult
 
 Entry = Any
-"""An argument as it is sent to a child: the pickle, or ``(segments or (arena, offset, sizes), references)``."""
+"""An argument as it is sent to a child: the pickle, or ``(segments or (arena, offset, sizes), references)``.
+
+A reference is an encoded outcome or, if that is big, ``(arena, offset, size)``.
+"""
 
 OnStart = Callable[[int], None]
 Label = Callable[[int], str]
@@ -32,6 +36,7 @@ for every call.
 
 # Any thread takes the next key, without a lock: ``next`` of a count is one step in CPython.
 _keys = itertools.count(1)
+_arena_numbers = itertools.count(1)
 
 # On Linux an arena is memory (memfd_create(2)) until the last of its calls ends, so a bigger one would keep the
 # arguments of ended calls for longer. A smaller one would use more descriptors: one here, and one in each child that
@@ -95,6 +100,9 @@ class Batch:
         self.on_results = on_results
         self.entries: list[Entry] = []
         self.arenas: list[Arena] = []
+        # Where the big references are that calls share, by the ``id`` of the bytes, which ``Arena.shared`` keeps alive.
+        self._places: dict[int, Place] = {}
+        self.has_big_references = False
         self.done = bytearray()
         self.remaining = 0
         self.repeats, self.most_processes = repeats, most_processes
@@ -140,6 +148,7 @@ class Batch:
             # (``PoolChild._run``).
             where = [entry] if type(entry) is bytes else entry[0]
             self.entries[index] = (where, list(references))
+            self.has_big_references = self.has_big_references or any(map(_is_big, references))
 
     def let_go(self, index: int, references: Sequence[bytes]) -> bool:
         """Let a call go that was held. Return whether it must be queued, because its turn has passed."""
@@ -152,31 +161,74 @@ class Batch:
         sizes = [memoryview(segment).nbytes for segment in segments]
         if sum(sizes) <= frames.INLINE_LIMIT:
             return [bytes(segment) for segment in segments], ()
-        # An argument that is bigger than a whole arena gets an arena of its own, and nothing is added to that one.
-        if not self.arenas or self.arenas[-1].file.size + sum(sizes) > _ARENA_BYTES:
-            self.arenas.append(Arena())
-        arena = self.arenas[-1]
+        arena, offset = self._keep(segments, sum(sizes))
         arena.calls += 1
-        return (arena, arena.file.append(segments), sizes), ()
+        return (arena, offset, sizes), ()
 
-    def arena_of(self, index: int) -> Arena | None:
-        """Return the arena that contains the argument of a call."""
+    def _keep(self, segments: Sequence[frames.Buffer], size: int) -> tuple[Arena, int]:
+        """Write segments to an arena, and return it and where they begin."""
+        # What is bigger than a whole arena gets an arena of its own, and nothing is added to that one.
+        if self.arenas and self.arenas[-1].file.size + size <= _ARENA_BYTES:
+            return self.arenas[-1], self.arenas[-1].file.append(segments)
+        arena = Arena()
+        offset = arena.file.append(segments)
+        self.arenas.append(arena)
+        return arena, offset
+
+    def place_references(self, indices: Sequence[int]) -> None:
+        """Write the big references of calls, which are about to be given to a child, to an arena.
+
+        Calls that share a reference share its place, so that an object is not copied for each call that refers to it.
+        Not before, because calls that wait may have more references than memory has room for twice.
+        """
+        for index in indices:
+            entry = self.entries[index]
+            references: Any = () if type(entry) is bytes else entry[1]
+            for position, reference in enumerate(references):
+                if _is_big(reference):
+                    # No room, or no descriptor left: it is sent in the frame.
+                    with suppress(OSError):
+                        references[position] = self._placed(reference)
+
+    def _placed(self, reference: bytes) -> Place:
+        place = self._places.get(id(reference))
+        if place is None:
+            arena, offset = self._keep([reference], len(reference))
+            place = self._places[id(reference)] = Place(arena, offset, len(reference))
+            arena.shared.append(reference)
+        place.arena.calls += 1
+        return place
+
+    def arenas_of(self, index: int) -> Iterator[Arena]:
+        """Yield the arenas that contain the argument of a call and its references, each as often as it is used."""
         entry = self.entries[index]
-        # ``None`` is an argument whose call has ended: ``Ledger.finish`` drops the argument, and asks for its arena
+        # ``None`` is an argument whose call has ended: ``Ledger.finish`` drops the argument, and asks for its arenas
         # before.
-        if type(entry) is bytes or entry is None or type(entry[0]) is list:
-            return None
-        arena: Arena = entry[0][0]
-        return arena
+        if type(entry) is bytes or entry is None:
+            return
+        where, references = entry
+        if type(where) is tuple:
+            yield where[0]
+        for reference in references:
+            if type(reference) is Place:
+                yield reference.arena
+
+    def drop_arena(self, arena: Arena) -> None:
+        """Let go of an arena that no call uses any more."""
+        # The file closes with its last reference.
+        self.arenas.remove(arena)
+        for reference in arena.shared:
+            del self._places[id(reference)]
 
     def entry(self, index: int) -> Entry:
         """Return the argument of a call in the form in which it is sent."""
         entry = self.entries[index]
-        arena = self.arena_of(index)
-        if arena is None:
+        if type(entry) is bytes:
             return entry
-        (_, offset, sizes), references = entry
-        return (arena.number, offset, sizes), references
+        where, references = entry
+        if type(where) is tuple:
+            where = (where[0].number, *where[1:])
+        return where, [(one[0].number, *one[1:]) if type(one) is Place else one for one in references]
 
     @property
     def waiting(self) -> int:
@@ -216,18 +268,41 @@ class Batch:
             index, self._cursor = self._cursor, self._cursor + 1
             if not self.done[index] and index not in self.held:
                 entry = self.entries[index]
-                size += len(entry) if type(entry) is bytes else _BIG_ENTRY_BYTES
+                size += len(entry) if type(entry) is bytes else _BIG_ENTRY_BYTES + _inline_bytes(entry[1])
                 indices.append(index)
         return indices
 
 
 class Arena:
-    """One unlinked file for many big arguments. One file for each argument would use up the descriptors."""
+    """One unlinked file for many big arguments and references. A file for each would use up the descriptors.
+
+    Attributes:
+        number: names the arena on the channels to children.
+        calls: how many times calls that have not ended use it.
+        shared: the references in it.
+    """
 
     def __init__(self) -> None:
-        self.number = 0
+        self.number = next(_arena_numbers)
         self.file = UnlinkedFile()
         self.calls = 0
+        self.shared: list[bytes] = []
+
+
+class Place(NamedTuple):
+    """Where a big reference is: in an arena, from a byte on, so many bytes."""
+
+    arena: Arena
+    offset: int
+    size: int
+
+
+def _is_big(reference: bytes | Place) -> bool:
+    return type(reference) is bytes and len(reference) > frames.INLINE_LIMIT
+
+
+def _inline_bytes(references: Sequence[bytes | Place]) -> int:
+    return sum(len(one) for one in references if type(one) is bytes and len(one) <= frames.INLINE_LIMIT)
 
 
 class EncodedFunctions:

@@ -68,9 +68,6 @@ class Ledger:
         """Add a batch. Its calls wait behind all other calls."""
         self._numbers += 1
         batch.number = self._numbers
-        for arena in batch.arenas:  # batches and arenas share one series of numbers; children tell them apart by kind
-            self._numbers += 1
-            arena.number = self._numbers
         if batch.remaining:
             # This step accepts the calls. If Ctrl-C comes before it, there are none; after it, ``repair`` does the
             # rest.
@@ -182,17 +179,16 @@ class Ledger:
         """Let go of a call whose result is final."""
         batch.done[index] = 1
         batch.undecided.discard(index)
-        # Find the arena first: only the entry, which is dropped next, leads to it.
-        arena = batch.arena_of(index) if batch.arenas else None
+        # Find the arenas first: only the entry, which is dropped next, leads to them.
+        arenas = list(batch.arenas_of(index)) if batch.arenas else ()
         batch.entries[index] = None  # the argument may be big
         batch.remaining -= 1
         self.outstanding -= 1
-        if arena is not None:
+        for arena in arenas:
             arena.calls -= 1
             if not arena.calls:
-                # The file closes with its last reference. Each child has a descriptor of the file, and is told to close
-                # it.
-                batch.arenas.remove(arena)
+                # Each child has a descriptor of the file too, and is told to close it.
+                batch.drop_arena(arena)
                 for member in self._members:
                     member.forget_arena(arena.number)
         if not batch.remaining:

@@ -121,9 +121,12 @@ class Member:
         # The socket keeps the order, so the child has the function and the terms before the arguments that need them.
         # Whatever is noted here as sent was queued before: Ctrl-C between the two has it sent once more.
         terms = None if batch.number in self._batches else self._introduce(batch)
+        if batch.has_big_references:
+            batch.place_references(indices)
         for index in indices if batch.arenas else ():
-            arena = batch.arena_of(index)
-            if arena is not None and arena.number not in self._arenas:
+            for arena in batch.arenas_of(index):
+                if arena.number in self._arenas:
+                    continue
                 # The frame has a reference to the file, so the descriptor stays open until it is sent, even if the last
                 # call ends.
                 self._queue(frames.encode(frames.ARENA, number=arena.number, sizes=(0,), file=arena.file))

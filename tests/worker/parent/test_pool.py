@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import errno
 import io
 import os
 import signal
@@ -12,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import psutil
@@ -22,6 +24,8 @@ from child_processes import WAIT, error, is_alive, value, wait_until
 from pywren.exceptions import ConfigError, InvocationError
 from pywren.pickling.packed import Packed, dumps, loads
 from pywren.wire.outcome import Outcome
+from pywren.worker import frames
+from pywren.worker.frames import UnlinkedFile
 from pywren.worker.parent.pool import LocalPool
 from pywren.worker.task import Function, RunResult, Stop, Task
 
@@ -1088,6 +1092,96 @@ def test_cancelling_thousands_of_calls_blocks_none_that_come_later(pool: LocalPo
         for index in range(10_000):
             pool.cancel(calls.batch, index)
         assert Calls(pool, lambda x: x, [1, 2, 3]).values() == [1, 2, 3]
+
+
+# -- references ----------------------------------------------------------------------------------------------------
+
+
+def sum_of_lengths(futures: list[Any]) -> int:
+    """Return how long the values of some futures are together."""
+    return sum(len(future.result()) for future in futures)
+
+
+def referring(count: int) -> Packed:
+    """Pack a list of futures, each for one reference."""
+    futures: list[concurrent.futures.Future[Any]] = [concurrent.futures.Future() for _ in range(count)]
+    places = {id(future): index for index, future in enumerate(futures)}
+    return dumps(futures, persistent_id=lambda obj: places.get(id(obj)))
+
+
+def outcome_of(size: int) -> bytes:
+    """Encode an outcome of a number of bytes."""
+    return Outcome(True, dumps(b"x" * size).data).encode()
+
+
+def test_a_big_reference_is_not_sent_with_each_call(pool: LocalPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls that refer to a big outcome share one copy of it in a file; nothing of it is kept when they have ended."""
+    sent: list[int] = []
+    encode_note = frames.encode_note
+
+    def noted(kind: int, meta: bytes, number: int = 0) -> frames.Outgoing:
+        sent.append(len(meta))
+        return encode_note(kind, meta, number)
+
+    monkeypatch.setattr(frames, "encode_note", noted)
+    shared, small = outcome_of(3_000_000), outcome_of(10)
+    references = [[shared, small, outcome_of(100_000)] for _ in range(40)]
+    calls = Calls(pool, sum_of_lengths, [referring(3)] * 40, references=references)
+    assert calls.values() == [3_100_010] * 40
+    assert sum(sent) < 3_000_000
+    assert pool.wait(WAIT)
+    assert not calls.batch.arenas
+    assert not calls.batch._places
+
+
+def test_small_references_of_many_calls_are_sent_little_by_little(
+    pool: LocalPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They count when a process is given calls, so that what is sent ahead stays small."""
+    sent: list[int] = []
+    encode_note = frames.encode_note
+
+    def noted(kind: int, meta: bytes, number: int = 0) -> frames.Outgoing:
+        sent.append(len(meta))
+        return encode_note(kind, meta, number)
+
+    monkeypatch.setattr(frames, "encode_note", noted)
+    references = [[outcome_of(60_000)] for _ in range(200)]
+    assert Calls(pool, sum_of_lengths, [referring(1)] * 200, references=references).values() == [60_000] * 200
+    assert max(sent) < 300_000
+
+
+@pytest.mark.parametrize("size", [10, 3_000_000])
+def test_references_of_a_call_whose_process_dies(pool: LocalPool, tmp_path: Path, size: int) -> None:
+    """The other calls get the references all the same, from another process, and so do calls that are held."""
+
+    def count(futures: list[Any]) -> int:
+        length = sum(len(future.result()) for future in futures)
+        if length % 10:
+            os._exit(1)
+        return length
+
+    shared = outcome_of(size)
+    references = [[shared, outcome_of(size + (index == 5))] for index in range(20)]
+    calls = Calls(pool, count, [referring(2)] * 22, references=[*references, [], []], held=[20, 21])
+    pool.let_go(calls.batch, 20, [shared, shared])
+    pool.let_go(calls.batch, 21, [outcome_of(size), outcome_of(size)])
+    results = calls.all()
+    assert results[5].failure is not None
+    assert [value(result) for index, result in enumerate(results) if index != 5] == [2 * size] * 21
+    assert pool.wait(WAIT)
+    assert not calls.batch.arenas
+
+
+def test_references_when_there_is_no_room_for_a_file(pool: LocalPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are sent without one."""
+
+    def full(*_: Any) -> NoReturn:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(UnlinkedFile, "append", full)
+    references = [[outcome_of(200_000)] for _ in range(5)]
+    assert Calls(pool, sum_of_lengths, [referring(1)] * 5, references=references).values() == [200_000] * 5
 
 
 # -- calls that are held -------------------------------------------------------------------------------------------

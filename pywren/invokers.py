@@ -7,7 +7,6 @@ does not, it gets the defaults of that class.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import tempfile
@@ -19,11 +18,15 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pywren.aws.per_process import PerProcess
+from pywren.client.copies import Copies
+from pywren.client.fan_out import FanOut
 from pywren.client.local_worker import LocalWorker, Payload, run_payloads
+from pywren.client.payloads import encode_payload
 from pywren.client.protocols import Invoker
-from pywren.exceptions import ArgumentError, PywrenError
+from pywren.exceptions import PywrenError
 from pywren.wire.call import ASYNC_PAYLOAD_LIMIT
-from pywren.wire.keys import function_name
+from pywren.wire.keys import copies_of, function_name
+from pywren.wire.relay import relay_payload
 
 if TYPE_CHECKING:
     from pywren.aws.requests import AWS
@@ -59,6 +62,8 @@ class LambdaInvoker(Invoker):
         lambda_function_name: the function's name or ARN.
         aws: sends the requests; by default the invoker creates its own.
         queue_patience: how many seconds Lambda keeps a call that it cannot start (``lambda: event_age``).
+        copies: how many copies of the function there are (``lambda: copies``), the function itself included.
+        fan_out: whether the function may invoke itself (``lambda: fan_out``), so that it can hand payloads on.
     """
 
     payload_limit: int | None = ASYNC_PAYLOAD_LIMIT
@@ -74,16 +79,21 @@ class LambdaInvoker(Invoker):
         *,
         aws: AWS | None = None,
         queue_patience: float | None = EVENT_AGE_LIMIT,
+        copies: int = 1,
+        fan_out: bool = False,
     ) -> None:
         from pywren.aws.requests import AWS
 
         self.queue_patience = queue_patience
+        self.fan_out = FanOut() if fan_out else None
+        self._copies = Copies(copies_of(lambda_function_name, copies))
         self.region_name = region_name
         self.lambda_function_name = lambda_function_name
         self.aws = AWS(region_name) if aws is None else aws
 
     def __reduce__(self) -> tuple[Any, ...]:
-        make = partial(type(self), queue_patience=self.queue_patience)
+        copies, fan_out = self.function_copies, self.fan_out is not None
+        make = partial(type(self), queue_patience=self.queue_patience, copies=copies, fan_out=fan_out)
         # Without ``aws``: botocore's clients hold locks and sockets and cannot be pickled, and credentials must not be.
         # The copy reads those of its own machine.
         return make, (self.region_name, self.lambda_function_name)
@@ -95,6 +105,15 @@ class LambdaInvoker(Invoker):
     def function_name(self) -> str:
         """The function's name, even if it was given as an ARN or with a qualifier."""
         return function_name(self.lambda_function_name)
+
+    @property
+    def function_copies(self) -> int:
+        """How many copies of the function there are, the function itself included."""
+        return len(self._copies.names)
+
+    def used_copies(self) -> int:
+        """Return how many copies of the function, the first so many, may have got calls."""
+        return self._copies.used
 
     def deployed_memory(self) -> int | None:
         """Ask Lambda how many megabytes the function has; ``None`` if it has no answer, or may not be asked."""
@@ -115,18 +134,24 @@ class LambdaInvoker(Invoker):
         Raises:
             ArgumentError: the payload is larger than Lambda allows.
             InvocationThrottledError: Lambda throttles requests or fails internally; the driver offers the call again.
-            InvocationError: Lambda refused the call.
+            InvocationError: Lambda refused the call, at every copy of the function.
         """
         # for_each() of the dispatcher calls this on up to 256 threads. The check here spares a request that Lambda
         # would refuse (RequestTooLargeException), and names the remedy.
         body = encode_payload(payload, ASYNC_PAYLOAD_LIMIT, "an asynchronous invocation of Lambda")
         # Lambda answers 202 once the event is in its queue, and delivers it at least once: the same call may run twice,
         # and the first status that is written wins.
-        return self.aws.invoke_async(self.lambda_function_name, body)
+        return self._copies.invoke(lambda name: self.aws.invoke_async(name, body))
+
+    def relay(self, first: Payload, bodies: Sequence[bytes]) -> str:
+        """Start many calls by one invocation, whose worker hands them on. See ``Invoker.relay``."""
+        body = relay_payload(first, bodies)
+        return self._copies.invoke(lambda name: self.aws.invoke_async(name, body), 1 + len(bodies))
 
     def config(self) -> dict[str, Any]:
         """Return what ``invoke_status`` reports about this invoker."""
-        return {"lambda_function_name": self.lambda_function_name, "region_name": self.region_name}
+        known = {"lambda_function_name": self.lambda_function_name, "region_name": self.region_name}
+        return known if self.function_copies == 1 else {**known, "lambda_copies": self.function_copies}
 
     def close(self) -> None:
         """Close the connections."""
@@ -334,29 +359,3 @@ class LocalInvoker(Invoker):
         worker = self._worker.peek()
         if worker is not None:
             worker.close()
-
-
-def encode_payload(payload: Payload, limit: int, what: str) -> bytes:
-    """Return a payload as compact JSON.
-
-    Args:
-        payload: ``Call.encode()``.
-        limit: the number of bytes that the service allows.
-        what: the service, for the error message.
-
-    Raises:
-        ArgumentError: the payload is larger than ``limit``, or cannot be encoded as JSON.
-    """
-    try:
-        body = json.dumps(payload, separators=(",", ":")).encode()
-    except (TypeError, ValueError) as error:
-        raise ArgumentError(
-            f"the payload cannot be encoded as JSON: {error}; check extra_meta and extra_env"
-        ) from error
-    # Lambda and SQS limit the encoded bytes: JSON spells each character beyond ASCII with 6 or 12 of them.
-    if len(body) > limit:
-        raise ArgumentError(
-            f"the payload has {len(body):,} bytes, but {what} accepts at most {limit:,}: "
-            "move data from extra_env and extra_meta to the arguments"
-        )
-    return body

@@ -168,7 +168,11 @@ def _executor_for(job: jobs.Job, config: Mapping[str, Any]) -> Executor:
         return local_executor(config=config)
     elsewhere = {**config, "account": {**(config.get("account") or {}), "aws_region": where.get("region")}}
     if where.get("kind") == "lambda":
-        section = {**(config.get("lambda") or {}), "function_name": where.get("function")}
+        section = {
+            **(config.get("lambda") or {}),
+            "function_name": where.get("function"),
+            "copies": where.get("copies", 1),
+        }
         return lambda_executor(config={**elsewhere, "lambda": section})
     if where.get("kind") == "queue":
         section = {**(config.get("standalone") or {}), "sqs_queue_name": where.get("queue")}

@@ -6,9 +6,10 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from pywren.client.payloads import encode_payload
 from pywren.client.protocols import Invoker
 from pywren.exceptions import DeploymentError, PywrenError
-from pywren.invokers import SOURCE_DIR, encode_payload
+from pywren.invokers import SOURCE_DIR
 from pywren.worker.standalone.ending import EndRule
 from pywren.worker.standalone.worker import QueueWorker
 

@@ -88,7 +88,10 @@ def lambda_executor(config: Mapping[str, Any] | None = None, job_max_runtime: fl
 
     config = _config_for_aws(config, "lambda_executor")
     region = wrenconfig.setting(config, "account.aws_region")
-    invoker = LambdaInvoker(region, wrenconfig.setting(config, "lambda.function_name"))
+    function, copies, fan_out = (
+        wrenconfig.setting(config, f"lambda.{key}") for key in ("function_name", "copies", "fan_out")
+    )
+    invoker = LambdaInvoker(region, function, copies=copies, fan_out=fan_out)
     invoker.queue_patience = wrenconfig.setting(config, "lambda.event_age")
     return _executor(invoker, config, job_max_runtime)
 

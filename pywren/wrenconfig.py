@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from pywren.exceptions import ConfigError
 from pywren.storage.runtime_info import is_public
 from pywren.system.home import home_path
+from pywren.wire.keys import MOST_COPIES
 
 logger = logging.getLogger(__name__)
 
@@ -265,6 +266,8 @@ KEYS: Mapping[str, Key] = {
     "lambda.layers": Key((list,), (), hint="a list of up to 5 ARNs of layers with their versions", fits=_are_layers),
     "lambda.event_age": Key((int,), 21600, 60, 21600),
     "lambda.concurrency": Key((int,), None, 1),
+    "lambda.fan_out": Key((bool,), False),
+    "lambda.copies": Key((int,), 1, 1, MOST_COPIES),
     "s3.bucket": Key(hint="the name of your bucket", fits=_is_bucket),
     "s3.pywren_prefix": Key(default=AWS_S3_PREFIX_DEFAULT),
     "s3.expiry_days": Key((int,), 7, 1, 3650),

@@ -62,6 +62,8 @@ def handle_on_lambda(container: Container, event: Mapping[str, Any], context: An
             "log_stream_name": context.log_stream_name,
             "memory_limit_in_mb": str(getattr(context, "memory_limit_in_mb", "")),
             "remaining_seconds": context.get_remaining_time_in_millis() / 1000,
+            # No text: it does not go into the status. Fetched only for a relay.
+            "own_arn": lambda: str(context.invoked_function_arn),
         },
     )
 

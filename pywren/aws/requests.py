@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pywren.aws import lean
 from pywren.aws.credentials import Renewals
@@ -51,6 +51,18 @@ FUNCTION_CHANGE_PATIENCE = 60.0
 
 MISSING_QUEUE = ("AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist")
 """The error codes that SQS sends for a queue that does not exist, in its older and its newer protocol."""
+
+
+class LogStream(NamedTuple):
+    """A stream of a log group.
+
+    Args:
+        name: its name.
+        written_ms: when it was last written, in milliseconds since the epoch; 0 if that is not known yet.
+    """
+
+    name: str
+    written_ms: int
 
 
 @dataclass(frozen=True)
@@ -678,8 +690,8 @@ class AWS:
         ):
             yield from page.get("events", ())
 
-    def latest_log_stream(self, group: str) -> str | None:
-        """Return the name of the log stream that was written last in a log group; ``None`` if there is none."""
+    def latest_log_stream(self, group: str) -> LogStream | None:
+        """Return the log stream that was written last in a log group; ``None`` if there is none."""
         page = self.find(
             "logs",
             "describe_log_streams",
@@ -689,7 +701,10 @@ class AWS:
             descending=True,
             limit=1,
         )
-        return next((str(stream["logStreamName"]) for stream in (page or {}).get("logStreams", ())), None)
+        found = (page or {}).get("logStreams", ())
+        return next(
+            (LogStream(str(one["logStreamName"]), int(one.get("lastEventTimestamp", 0))) for one in found), None
+        )
 
 
 _DEPLOY = "deploy it with: pywren deploy_lambda"

@@ -39,6 +39,7 @@ class Callset:
         job_max_runtime: seconds that each call may run.
         queue_patience: seconds that a call may wait before it starts; ``None`` for no limit.
         function: the Lambda function whose records report failed calls; ``None`` when the calls run elsewhere.
+        copies: how many copies of the function may have got the calls, the function itself included.
         overwrite: members of all payloads that the program sets itself (``overwrite_invoke_args``).
         facts: the members of ``invoke_status`` that are the same for all calls.
         modules: top-level names of the user's modules that were sent; unpickling an outcome may need these modules.
@@ -65,6 +66,7 @@ class Callset:
     job_max_runtime: float = 0.0
     queue_patience: float | None = None
     function: str | None = None
+    copies: int = 1
     overwrite: Mapping[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     modules: frozenset[str] = frozenset()

@@ -12,7 +12,7 @@ import functools
 import os
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pywren.client.callset import Callset
@@ -21,7 +21,7 @@ from pywren.client.monitor import Monitor
 from pywren.client.staged_calls import StagedCallset
 from pywren.storage import Storage
 from pywren.storage.localhost_backend import is_locked
-from pywren.wire.keys import function_name
+from pywren.wire.keys import MOST_COPIES, function_name
 
 _CLOCKS_WRONG = 86_400.0  # seconds by which a client's clock may be wrong
 
@@ -74,6 +74,7 @@ def origin_at(storage_path: Sequence[str], callset_id: str, facts: dict[str, Any
         # The time is by the clock of the client that submitted the call. If there is no time, all records are read.
         submitted=submitted - _CLOCKS_WRONG if isinstance(submitted, int | float) else 0.0,
         function=function_name(function) if isinstance(function, str) else None,
+        copies=copies_in(facts),
         facts=facts,
     )
     key = (os.getpid(), *storage_path, settings.get("region"))
@@ -83,6 +84,12 @@ def origin_at(storage_path: Sequence[str], callset_id: str, facts: dict[str, Any
         # connection.
         storage = _storages.setdefault(key, storage)
         return _new_origin(callset, storage)
+
+
+def copies_in(facts: Mapping[str, Any]) -> int:
+    """Return how many copies of the function may have got calls, from what their invoker has said about itself."""
+    copies = facts.get("lambda_copies")
+    return copies if type(copies) is int and 1 <= copies <= MOST_COPIES else 1
 
 
 _Kept = TypeVar("_Kept")

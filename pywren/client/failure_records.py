@@ -16,7 +16,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
@@ -33,7 +33,7 @@ from pywren.exceptions import (
 from pywren.storage import Storage
 from pywren.system.threads import for_each
 from pywren.wire.cause import Cause
-from pywren.wire.keys import failure_prefix
+from pywren.wire.keys import copies_of, failure_prefix
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class Death(NamedTuple):
 
 
 class Noted:
-    """What is known from the records of one function. Callsets share this object, so that each record is read once.
+    """What is known from the records of one function and its copies. Callsets share it: each record is read once.
 
     Threads share it without a lock. A record counts as read only when all its facts have been noted here. So threads
     that refresh at the same time may both read the same record; they then note the same facts.
@@ -87,23 +87,30 @@ class Noted:
         self.denied: dict[str, float] = {}  # for each denied listing or read, when to try it again
         self.denial: StorageError | None = None
         self.warned = False
-        # One tuple, replaced as a whole: a thread that reads it while another replaces it sees a consistent pair.
-        self._listing = "", float("-inf")
+        # One tuple, replaced as a whole: a thread that reads it while another replaces it sees what belongs together.
+        self._listing = "", float("-inf"), 0
 
-    def note_listing(self, after: str, now: float) -> None:
-        """Note that the records after a key were listed, unless a recent listing that began earlier covers them."""
+    def note_listing(self, after: str, now: float, copies: int = 1) -> None:
+        """Note that the records after a key were listed, unless a recent listing covers more of them.
+
+        Args:
+            after: the key, below the prefix of each copy of the function.
+            now: when.
+            copies: of how many copies of the function: of the first so many.
+        """
+        begin, _, known = self._listing
         # A race here loses one note of a listing. The cost is another LIST request.
-        if after <= self._listing[0] or not self.is_listed(self._listing[0], now):
-            self._listing = after, now
+        if (after <= begin and copies >= known) or not self.is_listed(begin, now, known):
+            self._listing = after, now, copies
 
-    def is_listed(self, after: str, now: float) -> bool:
-        """Tell whether all records after a key were listed a moment ago."""
-        begin, when = self._listing
-        return begin <= after and 0.0 <= now - when < LISTING_INTERVAL
+    def is_listed(self, after: str, now: float, copies: int = 1) -> bool:
+        """Tell whether all records after a key were listed a moment ago, those of so many copies of the function."""
+        begin, when, known = self._listing
+        return begin <= after and copies <= known and 0.0 <= now - when < LISTING_INTERVAL
 
 
 class FailureRecords:
-    """The records of one function, searched for the calls of one callset.
+    """The records of one function and its copies, searched for the calls of one callset.
 
     Args:
         storage: the storage whose bucket the records are in.
@@ -112,16 +119,24 @@ class FailureRecords:
         since: when the callset was submitted, by the storage's clock in seconds since the epoch; earlier records are
             skipped.
         noted: what is known from records that were read before; all callsets of this function and storage share it.
+        copies: returns how many copies of the function, the first so many, may have got the calls.
     """
 
     def __init__(
-        self, storage: Storage, function: str, callset_id: str, since: float, noted: Noted | None = None
+        self,
+        storage: Storage,
+        function: str,
+        callset_id: str,
+        since: float,
+        noted: Noted | None = None,
+        copies: Callable[[], int] = lambda: 1,
     ) -> None:
         self._storage = storage
-        self._prefix = failure_prefix(function)
+        self._function = function
+        self._copies = copies
         self._callset_id = callset_id
         # Lambda stamps the keys of records with its own clock, and ``since`` comes from S3's.
-        self._after = _key_of_time(self._prefix, max(0.0, since - CLOCKS_APART))
+        self._after = _key_of_time(max(0.0, since - CLOCKS_APART))
         self._noted = Noted() if noted is None else noted
         self._due = since + LISTING_INTERVAL
 
@@ -132,7 +147,7 @@ class FailureRecords:
 
     def is_due(self, now: float) -> bool:
         """Tell whether to list the records now: a listing is due, and no other callset has just made one."""
-        return now >= self._due and not self._noted.is_listed(self._after, now)
+        return now >= self._due and not self._noted.is_listed(self._after, now, self._copies())
 
     def refresh(self, now: float) -> None:
         """List the records, and read those that were not read before.
@@ -146,15 +161,17 @@ class FailureRecords:
         """
         # Before the requests: if they fail, the next try waits as long, instead of hammering a service in trouble.
         self._due = now + LISTING_INTERVAL
-        prefix = f"{self._prefix}/"
-        # Always list from the time of submission: a record may become visible later than the time in its key.
-        listed = self._ask(prefix, now, lambda: self._storage.backend.list(prefix, self._after)) or []
+        # The number counts from now on: a copy that gets its first call later has not seen the key of a status that
+        # was read before.
+        copies = self._copies()
+        listed: list[str] = []
+        for_each(lambda one: listed.extend(self._list(one, now)), copies_of(self._function, copies), _THREADS)
         new = [key for key in listed if key not in self._noted.read]
         # All of them before any status is weighed: a record that is listed but unread might show the key of a forged
         # status.
         for_each(lambda key: self._read(key, now), new, _THREADS)
         # Only now: other callsets then skip their own listing, and rely on all records up to this one being read.
-        self._noted.note_listing(self._after, now)
+        self._noted.note_listing(self._after, now, copies)
         if self._noted.denial is not None and not self._noted.warned:
             # Two threads may both get here and warn twice, which is harmless.
             self._noted.warned = True
@@ -183,6 +200,11 @@ class FailureRecords:
     def of_call(self, call_id: str) -> Mapping[int, Death]:
         """Return why attempts of a call ended, by their numbers, if records name the call, even without its keys."""
         return self._noted.by_call.get((self._callset_id, call_id), _NOTHING)
+
+    def _list(self, function: str, now: float) -> Sequence[str]:
+        prefix = f"{failure_prefix(function)}/"
+        # Always list from the time of submission: a record may become visible later than the time in its key.
+        return list(self._ask(prefix, now, lambda: self._storage.backend.list(prefix, prefix + self._after)) or ())
 
     def _ask(self, what: str, now: float, request: Callable[[], _Answer]) -> _Answer | None:
         """Send a request and return its answer; ``None`` if the request is denied, or was denied a moment ago."""
@@ -308,6 +330,6 @@ def _decoded(data: bytes) -> Mapping[str, Any]:
     return record if isinstance(record, Mapping) else {}
 
 
-def _key_of_time(prefix: str, seconds: float) -> str:
-    """Return a key that sorts before the keys of all records written at or after a time."""
-    return f"{prefix}/{time.strftime('%Y/%m/%d/%Y-%m-%dT%H.%M.%S', time.gmtime(seconds))}"
+def _key_of_time(seconds: float) -> str:
+    """Return what sorts, below the prefix of a function, before the keys of all records written from a time on."""
+    return time.strftime("%Y/%m/%d/%Y-%m-%dT%H.%M.%S", time.gmtime(seconds))

@@ -17,21 +17,26 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from pywren.aws.errors import concerns_credentials
 from pywren.client.driver.driver import FOLLOWS, Driver, Later, Ready
+from pywren.client.fan_out import FanOut
+from pywren.client.payloads import encode_payload
 from pywren.client.protocols import Invoker
 from pywren.client.waiting import Watcher
 from pywren.exceptions import InvocationThrottledError, StorageError
 from pywren.system.threads import MOST_AT_ONCE
+from pywren.wire.failure import Failure
+from pywren.wire.relay import MOST_RELAYED, RELAY_ROOM, relayed_id
 
 logger = logging.getLogger(__name__)
 
 PATIENCE = 120.0
 """Seconds for which a service may refuse everything because it is busy before ``map`` gives up."""
 
+_TRIAL = 200  # invocations after which it is known how fast the program invokes
 _WORTH_WAITING = 1.0  # a background crew ends rather than sleep longer than this: the next poll wakes another
 
 
@@ -49,6 +54,7 @@ class Invocations:
         callset_id: the callset, for log lines.
         threads: the most invocations in parallel.
         clock: returns monotonic seconds.
+        fan_out: whether, and when, invocations go through relays; ``None`` for never.
 
     Attributes:
         uncertain: how many invocations Ctrl-C has interrupted. They count as accepted, as the service may have them.
@@ -66,9 +72,11 @@ class Invocations:
         callset_id: str,
         threads: int = 64,
         clock: Callable[[], float] = time.monotonic,
+        fan_out: FanOut | None = None,
     ) -> None:
         self._driver = driver
         self._invoker = invoker
+        self.fan_out = fan_out
         self._payload = payload
         self._now = now
         self._refused = refused
@@ -198,6 +206,81 @@ class Invocations:
         # A program's own invoker may return anything.
         self._driver.accepted(*ready, answer if isinstance(answer, str) else "", self._now())
 
+    def relay(self, batch: Sequence[Ready], *, patient: bool) -> None:
+        """Invoke several attempts through one relay, and report what the service says. Arguments and errors of
+        ``invoke``; an attempt that no relay can take is invoked by itself.
+        """
+        fitting, others = self._prepared(batch)
+        if len(fitting) == 1:
+            others, fitting = [fitting[0].ready, *others], []
+        try:
+            if fitting:
+                self._relay(fitting)
+            while others:
+                self.invoke(others.pop(0), patient=patient)
+        except BaseException:
+            for one in others:
+                self._driver.give_back(*one)
+            raise
+
+    def _prepared(self, batch: Sequence[Ready]) -> tuple[list[_Prepared], list[Ready]]:
+        """Return what one relay can take, and what is invoked by itself. What does not fit goes back into the queue."""
+        fitting: list[_Prepared] = []
+        others: list[Ready] = []
+        left = RELAY_ROOM
+        for number, ready in enumerate(batch):
+            try:
+                payload = self._payload(ready)
+                body = encode_payload(payload, RELAY_ROOM, "a relay")
+            except BaseException as error:
+                if not isinstance(error, Exception):  # Ctrl-C
+                    for one in (*(each.ready for each in fitting), *others, *batch[number:]):
+                        self._driver.give_back(*one)
+                    raise
+                others.append(ready)  # invoke() meets this error again, and knows what follows from it
+                continue
+            left -= len(body) + 1
+            if left < 0:
+                for one in batch[number:]:
+                    self._driver.give_back(*one)
+                break
+            fitting.append(_Prepared(ready, payload, body))
+        return fitting, others
+
+    def _relay(self, fitting: Sequence[_Prepared]) -> None:
+        started, began = time.time(), self._clock()
+        try:
+            request_id = self._invoker.relay(fitting[0].payload, [one.body for one in fitting])
+        except InvocationThrottledError:
+            for one in fitting[1:]:
+                self._driver.give_back(*one.ready)
+            self._driver.throttled(*fitting[0].ready)  # one request was refused
+            raise
+        except Exception as error:  # noqa: BLE001 -- whatever it is, the calls go back into the queue
+            # Whether the service refuses the calls too shows when they are invoked without a relay.
+            if self.fan_out is not None:
+                self.fan_out.refused(error)
+            for one in fitting:
+                self._driver.give_back(*one.ready)
+            return
+        except BaseException:  # Ctrl-C: the service may have accepted the relay
+            self.uncertain += len(fitting)
+            self._accept_relayed(fitting, "")
+            raise
+        for one in fitting:
+            self._note(one.ready, started, self._clock() - began)
+        self._accept_relayed(fitting, request_id)
+
+    def _accept_relayed(self, fitting: Sequence[_Prepared], request_id: str) -> None:
+        # From now on a call counts as one that waits at the service: if the relay dies before it hands the call on, the
+        # call never starts, which the driver notices.
+        for index, one in enumerate(fitting):
+            self._driver.accepted(*one.ready, request_id and relayed_id(request_id, index), self._now())
+
+    def handed_back(self, failure: Failure) -> bool:
+        """Tell whether a worker reports that a relay has handed a call back; see ``FanOut.handed_back``."""
+        return self.fan_out is not None and self.fan_out.handed_back(failure)
+
     def tell_delayed(self, error: BaseException) -> None:
         """Log, once for each reason, that calls are invoked later because the credentials are of no use now."""
         reason = str(error)
@@ -219,6 +302,14 @@ class Invocations:
                 "callset %s: %d of %d calls wait in this program to be invoked, because %s",
                 self._callset_id, counts.held, counts.total, reason,
             )  # fmt: skip
+
+
+class _Prepared(NamedTuple):
+    """An attempt that a relay takes, with its payload and the JSON of that."""
+
+    ready: Ready
+    payload: Mapping[str, Any]
+    body: bytes
 
 
 class _NotNow(Exception):
@@ -248,6 +339,10 @@ class _Crew:
         self._clock = invocations._clock
         self._last_accepted = self._clock()  # without a lock: all threads write "now"
         self._waiting = 0
+        # Whether invocations go through relays. And what decides about that: how many threads there are, how many
+        # invocations waited when they began, how many were accepted since without a relay, and the seconds that took.
+        # Counts to which several threads add without a lock are approximate, which is good enough.
+        self._relays, self._size, self._held, self._direct, self._took = False, 1, 0, 0, 0.0
         # Only the thread that makes the crew reads and writes these.
         self._watcher = watcher
         self._next_look = math.inf
@@ -255,7 +350,9 @@ class _Crew:
     def work_together(self) -> None:
         """Work, with as many helpers as there are calls for, until the driver has no more for any thread."""
         held = math.ceil(self._driver.counts().held / (self._driver.policy.chunksize or 1))
-        count = min(self._work_for._threads, held)
+        fan_out = self._work_for.fan_out
+        self._held, self._relays = held, fan_out is not None and fan_out.is_worth(held)
+        self._size = count = min(self._work_for._threads, held)
         helpers = [threading.Thread(target=self._work, name="pywren-request", daemon=True) for _ in range(count - 1)]
         started = []
         try:
@@ -290,15 +387,45 @@ class _Crew:
                     return
                 self._wait(step.wait)
             else:
-                self._invoke(step)
+                self._invoke(self._together(step))
+
+    def _together(self, first: Ready) -> list[Ready]:
+        """Return the attempts that are invoked together with one, through a relay; or that one alone."""
+        batch, fan_out = [first], self._work_for.fan_out
+        if fan_out is None or not (self._relays or self._is_slow(fan_out)) or not fan_out.is_usable():
+            return batch
+        self._relays = True
+        # An attempt that repeats another goes directly: it may have been a relay that did not work.
+        number = self._driver.first_attempt
+        # What the pace or the room do not let go now is left for later: a relay is no way around them.
+        while first.number == number and len(batch) < MOST_RELAYED:
+            step = self._driver.next_call()
+            if not isinstance(step, Ready):
+                break
+            if step.number != number:
+                self._driver.give_back(*step)
+                break
+            batch.append(step)
+        return batch
+
+    def _is_slow(self, fan_out: FanOut) -> bool:
+        """Tell whether the invocations so far show that the rest would take long."""
+        if self._direct < _TRIAL:
+            return False
+        return fan_out.is_worth(self._held - self._direct, self._size * self._direct / max(self._took, 1e-6))
 
     def _waits_for(self, seconds: float) -> bool:
         # map() waits for the calls that were never accepted. Those that are to be invoked again are for the background.
         return self._driver.has_uninvoked() if self._patient else seconds <= _WORTH_WAITING
 
-    def _invoke(self, ready: Ready) -> None:
+    def _invoke(self, batch: Sequence[Ready]) -> None:
+        ready = batch[0]
+        began = self._clock()
         try:
-            self._work_for.invoke(ready, patient=self._patient)
+            if len(batch) == 1:
+                self._work_for.invoke(ready, patient=self._patient)
+            else:
+                self._work_for.relay(batch, patient=self._patient)
         except InvocationThrottledError as error:
             if self._patient and self._clock() - self._last_accepted > PATIENCE:
                 self._stop(error)
@@ -317,6 +444,8 @@ class _Crew:
                 raise
         else:
             self._last_accepted = self._clock()
+            if len(batch) == 1:
+                self._direct, self._took = self._direct + 1, self._took + self._last_accepted - began
 
     def _stop(self, error: BaseException) -> None:
         self.error = self.error or error

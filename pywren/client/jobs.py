@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from pywren.client.callset import Callset
-from pywren.client.elsewhere import origin_for
+from pywren.client.elsewhere import copies_in, origin_for
 from pywren.client.lease import STALE, Lease, held
 from pywren.client.presence import announce, client_file, client_of
 from pywren.client.protocols import Invoker
@@ -233,7 +233,8 @@ _HERE = "here"
 def _whereabouts(invoker: Invoker) -> dict[str, Any]:
     known = invoker.config()
     if invoker.function_name is not None:
-        return {"kind": "lambda", "function": known.get("lambda_function_name"), "region": known.get("region_name")}
+        where = {"kind": "lambda", "function": known.get("lambda_function_name"), "region": known.get("region_name")}
+        return {**where, "copies": known["lambda_copies"]} if "lambda_copies" in known else where
     if "sqs_queue_name_name" in known:
         return {"kind": "queue", "queue": known["sqs_queue_name_name"], "region": known.get("region_name")}
     if invoker.runs_here:
@@ -394,6 +395,7 @@ class Job:
             job_max_runtime=manifest.job_max_runtime,
             queue_patience=manifest.queue_patience,
             function=manifest.function,
+            copies=copies_in(manifest.facts),
             modules=frozenset(manifest.modules),
             facts=dict(manifest.facts),
         )

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pywren.client.driver.driver import Attempt
     from pywren.client.driver.policy import Policy
     from pywren.client.driver.record import Counts
+    from pywren.client.fan_out import FanOut
     from pywren.client.following import Following
     from pywren.exceptions import PywrenError
     from pywren.future import ResponseFuture
@@ -44,6 +45,9 @@ class Invoker:
         if "invoke" in vars(cls) and "takes_chunks" not in vars(cls):
             cls.takes_chunks = False
 
+    fan_out: FanOut | None = None
+    """Whether, and when, invocations go through relays; ``None`` if ``relay`` must not be called."""
+
     longest_run: float | None = None
     """Seconds that an invocation may run, whatever it does; ``None`` for no limit."""
 
@@ -72,6 +76,15 @@ class Invoker:
         """The Lambda function whose records report failed calls; ``None`` when calls run elsewhere."""
         return None
 
+    @property
+    def function_copies(self) -> int:
+        """How many copies of the function there are, the function itself included (``wire.keys.copies_of``)."""
+        return 1
+
+    def used_copies(self) -> int:
+        """Return how many copies of the function, the first so many, may have got calls."""
+        return self.function_copies
+
     def deployed_memory(self) -> int | None:
         """Return how many megabytes of memory each call has; ``None`` if that is not known. It may send a request."""
         return None
@@ -98,6 +111,18 @@ class Invoker:
         Raises:
             InvocationThrottledError: the service is too busy now. The driver offers the call again.
             InvocationError: the service refuses the call for good.
+        """
+        raise NotImplementedError
+
+    def relay(self, first: Mapping[str, Any], bodies: Sequence[bytes]) -> str:
+        """Start several calls by one invocation, whose worker hands them on, and return the id of that invocation.
+
+        Args:
+            first: the payload of the first call.
+            bodies: the payloads of all as JSON: at most ``MOST_RELAYED``, and ``RELAY_ROOM`` bytes.
+
+        Raises:
+            InvocationError: none of them was started.
         """
         raise NotImplementedError
 

@@ -107,6 +107,7 @@ class StagedCallset:
         client_alive: tells whether the process that runs the calls is alive; ``None`` if no single process runs them.
         explain_silence: returns why no results arrive, or ``None`` if the reason is unknown; may itself be ``None``.
         noted: what is known from Lambda's records; callsets of one storage and one function share it.
+        copies: returns how many copies of the function may have got the calls; by default those of the callset.
         lease: shows other clients that this one drives the callset; ``None`` if it does not.
         clock: returns seconds since the epoch; by default it is the storage's clock.
         timer: returns monotonic seconds.
@@ -121,6 +122,7 @@ class StagedCallset:
         client_alive: Callable[[], bool] | None = None,
         explain_silence: Callable[[], str | None] | None = None,
         noted: Noted | None = None,
+        copies: Callable[[], int] | None = None,
         lease: Lease | None = None,
         clock: Callable[[], float] | None = None,
         timer: Callable[[], float] = time.monotonic,
@@ -145,7 +147,7 @@ class StagedCallset:
         self._timer = timer
         self._lease = lease
         self._may_drive = True  # False once another client has taken the lease; only the thread that polls writes it
-        self._looker = Looker(callset, storage, self._failure_records(noted), self._clock, timer)
+        self._looker = Looker(callset, storage, self._failure_records(noted, copies), self._clock, timer)
         self._journals = self._looker.journals
         self._ends = Ends(callset, storage, self._journals)
         self._planned: set[str] = set()  # chunks whose plans are written; a chunk is invoked by one thread at a time
@@ -724,11 +726,12 @@ class StagedCallset:
     def _in_flight(self) -> InFlight | None:
         return None if self.driver is None else self.driver.in_flight
 
-    def _failure_records(self, noted: Noted | None) -> FailureRecords | None:
-        function = self.callset.function
-        if function is None:
+    def _failure_records(self, noted: Noted | None, copies: Callable[[], int] | None) -> FailureRecords | None:
+        callset = self.callset
+        if callset.function is None:
             return None
-        return FailureRecords(self.storage, function, self.callset.id, self.callset.submitted, noted)
+        copies = copies or (lambda: callset.copies)
+        return FailureRecords(self.storage, callset.function, callset.id, callset.submitted, noted, copies)
 
     def _start_after(self, unknown: Sequence[str]) -> str:
         """Return the last call before the first outstanding one. Keys up to there need not be listed again."""
@@ -820,6 +823,11 @@ class StagedCallset:
                 self._give_up(call_id, Failure.of(last.error), "")
                 continue
             self._note_deaths(driver, call_id, deaths)
+            if call_id in found.exposed:
+                # Where a relay has died, the workers that it invoked live on, beside those of the next attempts.
+                step = driver.outrun(call_id)
+                if isinstance(step, Over):
+                    self._give_up(call_id, Failure.of(deaths[max(deaths)].error), step.message)
         self._give_up_lost(driver)
 
     def _take_back(self, found: Findings, driver: Driver) -> None:
@@ -884,8 +892,10 @@ class StagedCallset:
         if status.failure is not None:
             cause = status.failure.cause or Cause.WORKER_FAILED
             # A worker that reports has run. Repeats of what never ran have no limit, so it cannot ask for them. That of
-            # a chunk has run other calls.
+            # a chunk has run other calls; and a relay, which has run none, says so in its own way: the call is invoked
+            # without one from then on.
             is_back = cause is Cause.HANDED_BACK and status.page is not None
+            is_back = is_back or (self._invocations is not None and self._invocations.handed_back(status.failure))
             cause = Cause.WORKER_FAILED if cause in NEVER_RAN and not is_back else cause
             return cause, status.failure.error(self.callset.id, status.call_id, status.document())
         # Unpickling runs the user's code, without a lock. A big exception has an object of its own.

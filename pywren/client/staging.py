@@ -29,6 +29,7 @@ from pywren.client.driver.driver import Driver
 from pywren.client.driver.policy import Policy
 from pywren.client.driver.service import Service
 from pywren.client.failure_records import FailureRecords, Noted
+from pywren.client.fan_out import FanOut
 from pywren.client.following import Following, must_follow
 from pywren.client.invoking import Invocations
 from pywren.client.lease import Lease
@@ -88,7 +89,10 @@ class StagedDispatcher:
         function = invoker.function_name
         # For Storage.get_call_output(), which a program may call without a future: 0.0 searches all records, and what
         # it finds is shared with the polls.
-        storage.hold_against(None if function is None else FailureRecords(storage, function, "", 0.0, self._noted))
+        copies = invoker.function_copies
+        storage.hold_against(
+            None if function is None else FailureRecords(storage, function, "", 0.0, self._noted, lambda: copies)
+        )
 
     def close(self) -> None:
         """Release the callsets on this machine. The directory of each is deleted when all its futures are gone."""
@@ -232,12 +236,13 @@ class StagedDispatcher:
             sizes = {str(payload["call_id"]): _own_size(payload) + _ITEM_HEADROOM for payload in payloads}
             limit = self.invoker.payload_limit
             policy = policy._replace(chunk_room=None if limit is None else limit - _PAYLOAD_HEADROOM - largest)
-        callset.function = self.invoker.function_name
+        callset.function, callset.copies = self.invoker.function_name, self.invoker.function_copies
         explain = self.invoker.explain_silence
         lease = lease or Lease(self.storage, callset)
         origin = StagedCallset(
-            callset, self.storage, self.monitor, explain_silence=explain, noted=self._noted, lease=lease
-        )
+            callset, self.storage, self.monitor, explain_silence=explain, noted=self._noted, lease=lease,
+            copies=self.invoker.used_copies,
+        )  # fmt: skip
         invoked = [str(payload["call_id"]) for payload in payloads]
         origin.shared_payload = _take_shared(payloads)
         for call_id, payload in zip(invoked, payloads, strict=True):
@@ -250,7 +255,7 @@ class StagedDispatcher:
         )  # fmt: skip
         invocations = Invocations(
             driver, self.invoker, payload=origin.payload, now=self.storage.now, refused=origin.refuse,
-            note=origin.note_invocation, callset_id=callset.id, threads=threads,
+            note=origin.note_invocation, callset_id=callset.id, threads=threads, fan_out=self._fan_out(policy, callset),
         )  # fmt: skip
         origin.drive(driver, invocations)
         futures = futures_of(origin, call_ids or invoked)
@@ -260,6 +265,14 @@ class StagedDispatcher:
         # Last: polls before this would find out little, and compete with the invocations.
         origin.watch()
         return futures
+
+    def _fan_out(self, policy: Policy, callset: Callset) -> FanOut | None:
+        """Return what decides about relays; ``None`` where each call must be invoked by this program."""
+        # A relay may die with what it has not handed on, so its calls must be repeatable. Its price is in no budget.
+        # And a program that changes payloads may expect them to arrive as they are.
+        if policy.retries == 0 or policy.budget is not None or callset.overwrite:
+            return None
+        return self.invoker.fan_out
 
     def _hold(self, origin: StagedCallset, following: Mapping[str, Sequence[ResponseFuture]], as_values: bool) -> None:
         """Have calls let go when their inputs are done."""

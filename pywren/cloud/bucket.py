@@ -9,7 +9,8 @@ import functools
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pywren.aws.errors import service_code, was_denied
@@ -19,7 +20,7 @@ from pywren.cloud.names import OWNER_TAG, Names, is_ours
 from pywren.cloud.plan import Step
 from pywren.cloud.policies import tls_only
 from pywren.exceptions import ConfigError, DeploymentError
-from pywren.wire.keys import jobs_prefix
+from pywren.wire.keys import MOST_COPIES, jobs_prefix
 
 logger = logging.getLogger(__name__)
 
@@ -46,18 +47,24 @@ class Bucket:
     Args:
         names: the names of all resources.
         aws: the account and region.
-        function: the function whose records of failed calls are in the bucket.
+        functions: the function and its copies, whose records of failed calls are in the bucket.
         expiry_days: days after which S3 deletes calls' objects.
         force: delete the bucket with all its objects, even if pywren did not create it.
     """
 
     def __init__(
-        self, names: Names, aws: AWS, function: LambdaFunction, *, expiry_days: int = EXPIRY_DAYS, force: bool = False
+        self,
+        names: Names,
+        aws: AWS,
+        functions: Sequence[LambdaFunction],
+        *,
+        expiry_days: int = EXPIRY_DAYS,
+        force: bool = False,
     ) -> None:
         self.names = names
         self.expiry_days = expiry_days
         self._aws = aws
-        self._function = function
+        self._functions = functions
         self._force = force
 
     @property
@@ -67,9 +74,12 @@ class Bucket:
 
     @functools.cached_property
     def prefixes(self) -> tuple[str, ...]:
-        """The prefixes of pywren's keys. Records of failed calls are pywren's only if the function is."""
-        calls, failures = self.names.prefixes
-        return (calls,) if self._function.owner() is Owner.SOMEBODY_ELSE else (calls, failures)
+        """The prefixes of pywren's keys, that of the calls first. Records of failed calls are pywren's only if the
+        function is.
+        """
+        calls, *failures = self.names.prefixes
+        owners = [one.owner() for one in self._functions]
+        return calls, *(one for one, owner in zip(failures, owners, strict=True) if owner is not Owner.SOMEBODY_ELSE)
 
     # -- creating and updating -------------------------------------------------------------------------------
 
@@ -201,7 +211,8 @@ class Bucket:
     def _rules(self, lifecycle: dict[str, Any]) -> tuple[list[Any], list[Any]]:
         """Return two lists of lifecycle rules: those of other people, and those of pywren."""
         rules = lifecycle.get("Rules", [])
-        own = {rule["ID"] for rule in _expiry_rules(self.names, self.expiry_days)}
+        # Those of former copies too.
+        own = {rule["ID"] for rule in _expiry_rules(replace(self.names, copies=MOST_COPIES), self.expiry_days)}
         return [rule for rule in rules if rule.get("ID") not in own], [rule for rule in rules if rule.get("ID") in own]
 
     # -- deleting --------------------------------------------------------------------------------------------
@@ -366,7 +377,8 @@ def _expiry_rules(names: Names, days: int) -> list[dict[str, Any]]:
     """
     prefixes = {f"pywren {names.prefix} {digit}": f"{names.prefix}/{digit}" for digit in "0123456789abcdef"}
     prefixes[f"pywren {names.prefix} jobs"] = jobs_prefix(names.prefix)
-    prefixes[f"pywren {names.prefix} failures of {names.function}"] = f"{names.failure_prefix}/"
+    for one in names.each_copy():
+        prefixes[f"pywren {names.prefix} failures of {one.function}"] = f"{one.failure_prefix}/"
     return [
         {
             "ID": name,

@@ -6,12 +6,13 @@ import email.utils
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from pywren import wrenconfig
 from pywren.aws.errors import response, was_denied
 from pywren.aws.requests import AWS
-from pywren.cloud.function import format_of, is_pywrens
+from pywren.cloud.function import LambdaFunction, format_of, is_pywrens
 from pywren.cloud.plan import Resource
 from pywren.cloud.resources import Resources, check_account
 from pywren.exceptions import DeploymentError, PywrenError
@@ -96,10 +97,13 @@ class Doctor:
     def _examine_resources(self, resources: Resources) -> Iterator[Finding]:
         yield from _guarded("bucket", lambda: self._examine_bucket(resources))
         yield from _guarded("role", lambda: _compare("role", resources.role, "pywren create_role"))
-        yield from _guarded("log", lambda: _compare("log", resources.log_group, "pywren deploy_lambda"))
-        yield from _guarded("function", lambda: self._examine_function(resources))
-        yield from _guarded("concurrency", lambda: self._examine_reserved_concurrency(resources))
-        yield from _guarded("quota", self._examine_quota)
+        yield from _guarded("log", lambda: _compare("log", resources.log_groups, "pywren deploy_lambda"))
+        for number, function in enumerate(resources.each_function, 1):
+            what = "function" if number == 1 else f"copy {number}"
+            yield from _guarded(what, partial(self._examine_function, function, what))
+            yield from _guarded("concurrency", partial(self._examine_reserved_concurrency, function))
+        yield from _guarded("copies", lambda: _compare_former(resources.former_copies))
+        yield from _guarded("quota", lambda: self._examine_quota(resources.names.copies))
         if self._config.get("runtime"):
             yield from _guarded("runtime", self._examine_runtime)
 
@@ -170,11 +174,11 @@ class Doctor:
         finally:
             backend.close()
 
-    def _examine_function(self, resources: Resources) -> Iterator[Finding]:
-        name = resources.names.function
+    def _examine_function(self, function: LambdaFunction, what: str) -> Iterator[Finding]:
+        name = function.names.function
         existing = self._aws.function_config(name)
         if existing is None:
-            yield Finding("wrong", "function", f"there is no function {name}: create it with `pywren deploy_lambda`")
+            yield Finding("wrong", what, f"there is no function {name}: create it with `pywren deploy_lambda`")
             return
         state = existing.get("State", "Active")
         update = existing.get("LastUpdateStatus", "Successful")
@@ -183,13 +187,14 @@ class Doctor:
             reason = existing.get("LastUpdateStatusReason") or existing.get("StateReason") or ""
             yield Finding(
                 "wrong",
-                "function",
+                what,
                 f"{name} is {state}, and its last update is {update} {reason}".rstrip()
                 + ": wait a moment and check again, or run `pywren deploy_lambda`",
             )
             return
-        yield self._examine_worker(existing)
-        yield from _compare("function", resources.function, "pywren deploy_lambda")
+        worker = self._examine_worker(existing)
+        yield worker if what == "function" else worker._replace(what=f"worker of {what}")
+        yield from _compare(what, function, "pywren deploy_lambda")
 
     def _examine_worker(self, existing: Mapping[str, Any]) -> Finding:
         here = f"python{PYTHON}"
@@ -214,8 +219,8 @@ class Doctor:
             )
         return Finding("ok", "worker", f"{here}, with this machine's pywren")
 
-    def _examine_reserved_concurrency(self, resources: Resources) -> Iterator[Finding]:
-        name = resources.names.function
+    def _examine_reserved_concurrency(self, function: LambdaFunction) -> Iterator[Finding]:
+        name = function.names.function
         answer = self._aws.find(
             "lambda",
             "get_function_concurrency",
@@ -233,7 +238,7 @@ class Doctor:
                 "note", "concurrency", f"the function's reserved concurrency limits it to {reserved} calls at once"
             )
 
-    def _examine_quota(self) -> Iterator[Finding]:
+    def _examine_quota(self, copies: int) -> Iterator[Finding]:
         answer = self._aws.request(
             "lambda",
             "get_account_settings",
@@ -246,6 +251,10 @@ class Doctor:
         if at_once < ORDINARY_CONCURRENCY:
             said += "; others wait. Request more under Service Quotas > AWS Lambda > Concurrent executions"
         yield Finding("ok" if at_once >= ORDINARY_CONCURRENCY else "note", "quota", said)
+        if copies > 1 and at_once <= ORDINARY_CONCURRENCY:
+            yield Finding(
+                "note", "copies", f"{copies} copies start no more calls than one while the account runs {at_once:,}"
+            )
         if usage.get("TotalCodeSize", 0) > 0.9 * limit.get("TotalCodeSize", float("inf")):
             yield Finding(
                 "note", "quota", "the account's storage for function code is almost full: delete old functions"
@@ -267,6 +276,12 @@ def _compare_quietly(bucket: Resource) -> Iterator[Finding]:
     """Report missing settings of the bucket only as notes, because calls run without these settings."""
     for step in bucket.plan():
         yield Finding("note", _PROTECTION, f"`pywren create_bucket` {step.planned}")
+
+
+def _compare_former(former: Resource) -> Iterator[Finding]:
+    """Report copies that the configuration no longer has as notes, because calls run without them."""
+    for step in former.plan():
+        yield Finding("note", "copies", f"`pywren deploy_lambda` {step.planned}")
 
 
 def _compare(what: str, resource: Resource, command: str) -> Iterator[Finding]:

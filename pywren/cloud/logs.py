@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -60,9 +61,10 @@ def call_logs(aws: AWS, run_status: Mapping[str, Any]) -> list[tuple[int, str]]:
 
 def latest_log(aws: AWS, names: Names) -> Iterator[tuple[int, str]]:
     """Yield the lines of the container that wrote last, each as ``(timestamp in milliseconds, message)``."""
-    stream = aws.latest_log_stream(names.log_group)
-    if stream is not None:
-        yield from _lines(aws.log_events(names.log_group, streams=[stream]))
+    found = [(stream, one.log_group) for one in names.each_copy() if (stream := aws.latest_log_stream(one.log_group))]
+    if found:
+        latest, group = max(found, key=lambda one: one[0].written_ms)
+        yield from _lines(aws.log_events(group, streams=[latest.name]))
 
 
 def recent_log(aws: AWS, names: Names, *, start_ms: int) -> Iterator[tuple[int, str]]:
@@ -73,7 +75,8 @@ def recent_log(aws: AWS, names: Names, *, start_ms: int) -> Iterator[tuple[int, 
         names: the names of all resources.
         start_ms: the time, in milliseconds since the epoch.
     """
-    return _lines(aws.log_events(names.log_group, start_ms=start_ms))
+    each = [_lines(aws.log_events(one.log_group, start_ms=start_ms)) for one in names.each_copy()]
+    return heapq.merge(*each, key=lambda line: line[0])
 
 
 def follow_log(
@@ -89,10 +92,11 @@ def follow_log(
     """
     seen: dict[str, int] = {}
     while True:
-        for event in aws.log_events(names.log_group, start_ms=start_ms):
-            if event["eventId"] not in seen:
-                yield event["timestamp"], event["message"]
-            seen[event["eventId"]] = event["timestamp"]
+        for one in names.each_copy():
+            for event in aws.log_events(one.log_group, start_ms=start_ms):
+                if event["eventId"] not in seen:
+                    yield event["timestamp"], event["message"]
+                seen[event["eventId"]] = event["timestamp"]
         start_ms = max(start_ms, max(seen.values(), default=0) - _LATE_MS)
         seen = {identity: moment for identity, moment in seen.items() if moment >= start_ms}
         sleep(FOLLOW_SECONDS)

@@ -6,12 +6,12 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pywren import wrenconfig
 from pywren.exceptions import ConfigError
-from pywren.wire.keys import failure_prefix
+from pywren.wire.keys import copies_of, failure_prefix
 
 OWNER_TAG = ("created-by", "pywren")
 """The key and value of the tag on everything that pywren creates; it never touches anything without this tag."""
@@ -52,6 +52,7 @@ class Names:
         queue: the SQS queue of stand-alone workers.
         instance_profile: the instance profile of stand-alone workers, and its role.
         instances: the value of the tag ``Name`` of their instances.
+        copies: how many copies of the function there are, the function itself included.
     """
 
     region: str
@@ -63,6 +64,7 @@ class Names:
     queue: str
     instance_profile: str
     instances: str = INSTANCE_PROFILE_DEFAULT
+    copies: int = 1
 
     @classmethod
     def of(cls, config: Mapping[str, Any], account_id: str) -> Names:
@@ -85,6 +87,7 @@ class Names:
             queue=_checked(config, "standalone.sqs_queue_name"),
             instance_profile=_checked(config, "standalone.instance_profile_name"),
             instances=_checked(config, "standalone.instance_name"),
+            copies=_checked_copies(config),
         )
         if not names.prefix:
             raise ConfigError(
@@ -97,6 +100,15 @@ class Names:
                 "and EC2 must not share a role; change one of the names"
             )
         return names
+
+    def each_copy(self, copies: int | None = None) -> tuple[Names, ...]:
+        """Return the names for each copy of the function, the function itself first.
+
+        Args:
+            copies: how many; by default those of the configuration.
+        """
+        functions = copies_of(self.function, self.copies if copies is None else copies)
+        return tuple(replace(self, function=one, copies=1) for one in functions)
 
     # -- ARNs ------------------------------------------------------------------------------------------------
 
@@ -156,9 +168,9 @@ class Names:
         return failure_prefix(self.function)
 
     @property
-    def prefixes(self) -> tuple[str, str]:
-        """The prefixes of all keys that pywren or its function writes."""
-        return f"{self.prefix}/", f"{self.failure_prefix}/"
+    def prefixes(self) -> tuple[str, ...]:
+        """The prefixes of all keys that pywren or a copy of its function writes; that of the calls is the first."""
+        return f"{self.prefix}/", *(f"{one.failure_prefix}/" for one in self.each_copy())
 
 
 def partition(region: str) -> str:
@@ -257,6 +269,22 @@ def is_ours(tags: Any) -> bool:
 
 
 _DEFAULTS = dict.fromkeys(("standalone.instance_profile_name", "standalone.instance_name"), INSTANCE_PROFILE_DEFAULT)
+
+
+def _checked_copies(config: Mapping[str, Any]) -> int:
+    copies = wrenconfig.setting(config, "lambda.copies")
+    wrenconfig.check_value("lambda.copies", copies, "the configuration")
+    last = copies_of(_checked(config, "lambda.function_name"), copies)[-1]
+    if len(last) > _LONGEST_FUNCTION_NAME:
+        raise ConfigError(
+            f"with `lambda: copies` a function is called {last}, but Lambda allows {_LONGEST_FUNCTION_NAME} "
+            "characters: write a shorter name under `lambda: function_name`"
+        )
+    return int(copies)
+
+
+_LONGEST_FUNCTION_NAME = 64
+"""The most characters of a function's name (CreateFunction, AWS Lambda API Reference, 2026)."""
 
 
 def _checked(config: Mapping[str, Any], path: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 logger = logging.getLogger(__name__)
@@ -48,6 +48,27 @@ class Resource(Protocol):
 
     def plan_removal(self) -> list[Step]:
         """Return the steps that delete the resource; empty if it does not exist."""
+
+
+class Together:
+    """Several resources that are shown as one. Their steps follow each other.
+
+    Args:
+        title: the title of all.
+        resources: the resources, in the order of creation.
+    """
+
+    def __init__(self, title: str, resources: Sequence[Resource]) -> None:
+        self.title = title
+        self._resources = resources
+
+    def plan(self) -> list[Step]:
+        """Return the steps of all resources."""
+        return [step for resource in self._resources for step in resource.plan()]
+
+    def plan_removal(self) -> list[Step]:
+        """Return the steps that delete all resources, the last first."""
+        return [step for resource in reversed(self._resources) for step in resource.plan_removal()]
 
 
 class Planned(NamedTuple):

@@ -38,18 +38,22 @@ def _trust(service: str) -> Policy:
 # -- what workers may do -------------------------------------------------------------------------------------
 
 
-def execution_policy(names: Names) -> Policy:
-    """Return the policy of the function, which may read and write objects under the prefix, and write its own log."""
+def execution_policy(names: Names, *, fan_out: bool = False) -> Policy:
+    """Return the policy of the function, which may read and write objects under the prefix, and write its own log.
+
+    Args:
+        names: the names of all resources.
+        fan_out: whether it may also invoke itself (``lambda: fan_out``).
+    """
+    # With the copies, as they share the role; a worker invokes only the copy that it runs.
+    itself = [_allow("InvokeSelf", ["lambda:InvokeFunction"], _functions(names))] if fan_out else []
     return _policy(
         _worker_objects(names),
         # Lambda itself writes the records; it assumes this role to do so
-        _allow("FailureRecords", ["s3:PutObject"], [_below(names, names.failure_prefix)]),
-        _listing(names, f"{names.prefix}/*", f"{names.failure_prefix}/*"),
-        _allow(
-            "OwnLog",
-            ["logs:CreateLogStream", "logs:PutLogEvents"],
-            [names.log_group_arn, f"{names.log_group_arn}:*"],
-        ),
+        _allow("FailureRecords", ["s3:PutObject"], _records(names)),
+        _listing(names, *(f"{prefix}*" for prefix in names.prefixes)),
+        _allow("OwnLog", ["logs:CreateLogStream", "logs:PutLogEvents"], _logs(names)),
+        *itself,
     )
 
 
@@ -88,14 +92,10 @@ def user_policy(names: Names) -> Policy:
             ["s3:AbortMultipartUpload", "s3:DeleteObject", "s3:GetObject", "s3:PutObject"],
             [_below(names, names.prefix)],
         ),
-        _allow("FailureRecords", ["s3:GetObject"], [_below(names, names.failure_prefix)]),
-        _listing(names, f"{names.prefix}/*", f"{names.failure_prefix}/*"),
-        _allow("Invoke", ["lambda:GetFunctionConfiguration", "lambda:InvokeFunction"], [names.function_arn]),
-        _allow(
-            "ReadLog",
-            ["logs:DescribeLogStreams", "logs:FilterLogEvents"],
-            [names.log_group_arn, f"{names.log_group_arn}:*"],
-        ),
+        _allow("FailureRecords", ["s3:GetObject"], _records(names)),
+        _listing(names, *(f"{prefix}*" for prefix in names.prefixes)),
+        _allow("Invoke", ["lambda:GetFunctionConfiguration", "lambda:InvokeFunction"], _functions(names)),
+        _allow("ReadLog", ["logs:DescribeLogStreams", "logs:FilterLogEvents"], _logs(names)),
         _allow("Queue", ["sqs:GetQueueAttributes", "sqs:GetQueueUrl", "sqs:SendMessage"], [names.queue_arn]),
     )
 
@@ -113,15 +113,16 @@ def setup_policy(names: Names, *, layers: Sequence[str] = ()) -> Policy:
         _allow(
             "Objects",
             ["s3:AbortMultipartUpload", "s3:DeleteObject", "s3:DeleteObjectVersion", "s3:GetObject", "s3:PutObject"],
-            [_below(names, names.prefix), _below(names, names.failure_prefix)],
+            [_below(names, names.prefix), *_records(names)],
         ),
         _allow("Roles", _ROLE_ACTIONS, roles),
         _pass_role("PassToLambda", names.role_arn, "lambda.amazonaws.com"),
         _allow("InstanceProfile", _PROFILE_ACTIONS, [names.instance_profile_arn]),
         # AddRoleToInstanceProfile requires PassRole on the role
         _pass_role("PassToEC2", names.instance_role_arn, _ec2_service(names)),
-        _allow("Function", _FUNCTION_ACTIONS, [names.function_arn]),
-        _allow("LogGroup", _LOG_GROUP_ACTIONS, [names.log_group_arn, f"{names.log_group_arn}:*"]),
+        # With all copies that there may be: those of an earlier configuration are to be found and deleted.
+        _allow("Function", _FUNCTION_ACTIONS, _any_copy(names.function_arn)),
+        _allow("LogGroup", _LOG_GROUP_ACTIONS, _any_copy(names.log_group_arn, ":*")),
         # DescribeLogGroups lists groups, so it cannot be limited to one group
         _allow("FindLogGroup", ["logs:DescribeLogGroups"], [names.log_group_arn.partition(names.log_group)[0] + "*"]),
         _allow("OwnQueue", _QUEUE_ACTIONS, [names.queue_arn]),
@@ -316,6 +317,24 @@ def _allow(
 
 def _pass_role(sid: str, role_arn: str, service: str) -> Policy:
     return _allow(sid, ["iam:PassRole"], [role_arn], {"StringEquals": {"iam:PassedToService": service}})
+
+
+def _functions(names: Names) -> list[str]:
+    return [one.function_arn for one in names.each_copy()]
+
+
+def _any_copy(arn: str, *suffixes: str) -> list[str]:
+    """Return ARNs of the function, or its log group, and of any copy, with and without some suffixes."""
+    return [f"{name}{suffix}" for name in (arn, f"{arn}_copy?") for suffix in ("", *suffixes)]
+
+
+def _logs(names: Names) -> list[str]:
+    return [arn for one in names.each_copy() for arn in (one.log_group_arn, f"{one.log_group_arn}:*")]
+
+
+def _records(names: Names) -> list[str]:
+    """Return the ARNs of the records of failed calls, of the function and its copies."""
+    return [_below(one, one.failure_prefix) for one in names.each_copy()]
 
 
 def _below(names: Names, prefix: str) -> str:

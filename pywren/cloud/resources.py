@@ -10,11 +10,12 @@ from pywren import wrenconfig
 from pywren.aws.requests import AWS
 from pywren.cloud import policies
 from pywren.cloud.bucket import Bucket
+from pywren.cloud.copies import FormerCopies
 from pywren.cloud.function import LambdaFunction
 from pywren.cloud.instances import Instances
 from pywren.cloud.log_group import LogGroup
 from pywren.cloud.names import Names
-from pywren.cloud.plan import Resource
+from pywren.cloud.plan import Resource, Together
 from pywren.cloud.queue import Queue
 from pywren.cloud.role import InstanceProfile, Role, RoleInUse
 from pywren.exceptions import ConfigError
@@ -48,11 +49,18 @@ class Resources:
         names = Names.of(config, account_id or written_account(config) or "")
         # the request to AWS comes last, so that invalid names are reported even without credentials
         self.names = names = names if names.account_id else replace(names, account_id=aws.account_id())
-        self.function = function = LambdaFunction(config, names, aws, archive=archive)
-        self.log_group = LogGroup(names, aws, function)
+        self.each_function = each = [LambdaFunction(config, one, aws, archive=archive) for one in names.each_copy()]
+        self.each_log_group = [LogGroup(one.names, aws, one) for one in each]
+        self.function, self.log_group = each[0], self.each_log_group[0]
+        more = "" if names.copies == 1 else " and its copies"
+        self.former_copies = FormerCopies(config, names, aws)
+        self.functions = Together(self.function.title + more, [*each, self.former_copies])
+        self.log_groups = Together(
+            self.log_group.title + ("" if names.copies == 1 else " and those of the copies"), self.each_log_group
+        )
         expiry_days = wrenconfig.setting(config, "s3.expiry_days")
-        self.bucket = Bucket(names, aws, function, expiry_days=expiry_days, force=force)
-        trust, may = policies.lambda_trust_policy(), policies.execution_policy(names)
+        self.bucket = Bucket(names, aws, each, expiry_days=expiry_days, force=force)
+        trust, may = policies.lambda_trust_policy(), self.execution_policy(config)
         self.role = Role(names.role, aws, trust=trust, policy=may)
         self._role_in_use = RoleInUse(names.role, aws, trust=trust, policy=may)
         self.queue = Queue(names, aws, visibility=wrenconfig.setting(config, "standalone.visibility"))
@@ -62,15 +70,19 @@ class Resources:
 
         self.instances = Instances(names, aws)
 
+    def execution_policy(self, config: Mapping[str, Any]) -> policies.Policy:
+        """Return the policy of the function's role."""
+        return policies.execution_policy(self.names, fan_out=wrenconfig.setting(config, "lambda.fan_out"))
+
     @property
     def for_lambda(self) -> Sequence[Resource]:
         """The resources that calls on Lambda need, in the order of creation."""
-        return self.bucket, self.role, self.log_group, self.function
+        return self.bucket, self.role, self.log_groups, self.functions
 
     @property
     def for_deployment(self) -> Sequence[Resource]:
         """The resources that ``deploy_lambda`` creates or updates, even if the credentials may not read the role."""
-        return self._role_in_use, self.log_group, self.function
+        return self._role_in_use, self.log_groups, self.functions
 
     @property
     def for_standalone(self) -> Sequence[Resource]:
@@ -80,7 +92,7 @@ class Resources:
     @property
     def for_removal(self) -> Sequence[Resource]:
         """All resources in the order of deletion: a resource is deleted before those that it writes to."""
-        workers = self.instances, self.function, self.log_group
+        workers = self.instances, self.functions, self.log_groups
         return *workers, self.queue, self.instance_profile, self.role, self.bucket
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from pywren.cloud.prices import CHECKED, REGION, Billing, Usage, dollars_of, money, total
 from pywren.display.facts import CallFacts, MapFacts
 from pywren.display.words import number
+from pywren.wire.relay import relays_of
 
 
 class Costs(NamedTuple):
@@ -28,6 +29,7 @@ class Costs(NamedTuple):
         region: the region of the calls; ``None`` if it is not known, or if there are several.
         unmeasured: how many attempts left no figures, so that their seconds are not in the sum.
         others: whether some calls ran on workers of which pywren does not know what they cost.
+        relays: how many of the invocations handed others on.
     """
 
     gb_seconds: float
@@ -39,6 +41,7 @@ class Costs(NamedTuple):
     region: str | None
     unmeasured: int = 0
     others: bool = False
+    relays: int = 0
 
     @property
     def dollars(self) -> float | None:
@@ -49,6 +52,8 @@ class Costs(NamedTuple):
     def missing(self) -> list[str]:
         """What is not in the sum, in words."""
         missing = ["the start of containers (INIT)", "the polls of this program, signs of life and retried requests"]
+        if self.relays:
+            missing.insert(0, f"the seconds of {number(self.relays, 'relay')}")
         if self.unmeasured:
             missing.insert(0, f"the seconds of {number(self.unmeasured, 'attempt')} that left no figures")
         if self.others:
@@ -65,6 +70,7 @@ class Costs(NamedTuple):
             parts={name: None if sum_ is None else sum_ * factor for name, sum_ in self.parts.items()},
             elsewhere=None if self.elsewhere is None else self.elsewhere * factor,
             unmeasured=round(self.unmeasured * factor),
+            relays=round(self.relays * factor),
         )
 
     def spoken(self, least: str = "at least ") -> str:
@@ -112,13 +118,15 @@ def costs_of(maps: Iterable[MapFacts]) -> Costs | None:
         region=regions.pop() if len(regions) == 1 else None,
         unmeasured=sum(one.unmeasured for one in found),
         others=others,
+        relays=sum(one.relays for one in found),
     )
 
 
 def _costs_of_map(one: MapFacts, billing: Billing) -> Costs:
     invoked = [call for call in one.calls if call.invoked is not None]
     ids = [name for call in invoked for name in call.invocations or [""] * call.attempts]
-    invocations = len({name for name in ids if name}) + ids.count("")
+    relays = relays_of(ids)
+    invocations = len({name for name in ids if name}) + ids.count("") + len(relays)
     pages = {call.page for call in one.calls if call.page is not None}
     plans = {page.rpartition("/")[0] for page in pages}
     # The function, the plans of chunks, and the pages with what became of their calls.
@@ -135,7 +143,10 @@ def _costs_of_map(one: MapFacts, billing: Billing) -> Costs:
         for call in one.calls
         if call.invoked is not None
     )
-    return Costs(usage.gb_seconds, invocations, usage.puts, usage.gets, parts, elsewhere, billing.region, unmeasured)
+    return Costs(
+        usage.gb_seconds, invocations, usage.puts, usage.gets, parts, elsewhere, billing.region, unmeasured,
+        relays=len(relays),
+    )  # fmt: skip
 
 
 def _usage_of(call: CallFacts) -> Usage:

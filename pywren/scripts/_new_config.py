@@ -32,6 +32,8 @@ lambda:
   # ephemeral_storage: 512  # megabytes of /tmp, up to 10240
   # architecture: x86_64  # or arm64, which costs a fifth less
   # layers: []  # up to 5 ARNs of layer versions
+  # fan_out: false  # true lets the function invoke itself, to start the calls of very large maps
+  # copies: 1  # up to 9; Lambda adds environments to each copy of the function on its own
   # event_age: 21600  # seconds that a call may wait to start before Lambda drops it
 
 s3:

@@ -182,11 +182,12 @@ def iam(filename: str | None, which: str) -> None:
     config = load_config(filename)
     aws = AWS(wrenconfig.require(config, "account.aws_region"))
     try:
-        names = Resources(config, aws).names
+        resources = Resources(config, aws)
     finally:
         aws.close()
+    names = resources.names
     make: dict[str, Callable[[], policies.Policy]] = {
-        "execution": lambda: policies.execution_policy(names),
+        "execution": lambda: resources.execution_policy(config),
         "user": lambda: policies.user_policy(names),
         "setup": lambda: policies.setup_policy(names, layers=wrenconfig.setting(config, "lambda.layers")),
         "launch": lambda: policies.launch_policy(names),
@@ -350,9 +351,9 @@ def log_url(filename: str | None) -> None:
 @yes_option
 @click.pass_obj
 def delete_lambda(filename: str | None, dry_run: bool, yes: bool) -> None:
-    """Delete the function and its log."""
+    """Delete the function, its copies and their logs."""
     with open_account(load_config(filename)) as account:
-        remove([account.resources.function, account.resources.log_group], dry_run=dry_run, yes=yes)
+        remove([account.resources.functions, account.resources.log_groups], dry_run=dry_run, yes=yes)
 
 
 @cli.command("delete_role")

@@ -73,7 +73,8 @@ class MockFunction:
         Returns:
             The handler's result, or Lambda's description of the exception that it raised; and whether it raised one.
         """
-        context = _LambdaContext(self.name, self._log_stream(), timeout)
+        arn = f"arn:aws:lambda:{self._region}:{self._account_id}:function:{self.name}"
+        context = _LambdaContext(self.name, arn, self._log_stream(), timeout)
         begun = time.time()
         failed, output = False, ""
         try:
@@ -127,8 +128,9 @@ class MockFunction:
 class _LambdaContext:
     """The context that Lambda passes to a function with the payload."""
 
-    def __init__(self, function_name: str, log_stream_name: str, timeout: float) -> None:
+    def __init__(self, function_name: str, arn: str, log_stream_name: str, timeout: float) -> None:
         self.function_name = function_name
+        self.invoked_function_arn = arn
         self.function_version = "$LATEST"
         self.aws_request_id = str(uuid.uuid4())
         self.log_group_name = f"/aws/lambda/{function_name}"

@@ -63,7 +63,7 @@ def create_resources(config: Mapping[str, Any], aws: AWS, *, archive: bytes) -> 
     aws.request("sqs", "create_queue", doing="set up the queue", QueueName=queue)
     resources = Resources(config, aws, archive=archive)
     create_all([resources.role])  # the role must exist before the function
-    create_all([resources.log_group, resources.function])
+    create_all([resources.log_groups, resources.functions])
 
 
 @contextmanager

@@ -86,6 +86,24 @@ def function_name(name_or_arn: str) -> str:
     return (name if arn else name_or_arn).partition(":")[0]
 
 
+MOST_COPIES = 9
+"""The most copies of a function, the function itself included. Names of copies end in one digit, so that a policy can
+name all of them."""
+
+
+def copies_of(function: str, copies: int) -> tuple[str, ...]:
+    """Return the names of the copies of a Lambda function, the function itself first.
+
+    Args:
+        function: the function's name or ARN, with or without a qualifier.
+        copies: how many there are, the function itself included: from 1 to ``MOST_COPIES``.
+    """
+    start, arn, name = function.rpartition(":function:")
+    name, colon, qualifier = name.partition(":")
+    further = (f"{start}{arn}{name}_copy{number}{colon}{qualifier}" for number in range(2, copies + 1))
+    return (function, *further)
+
+
 def chunk_name(call_id: str, attempt: int) -> str:
     """Return the name of the chunk whose first call, and whose attempt of it, these are."""
     return f"{call_id}.{attempt}"

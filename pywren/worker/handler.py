@@ -27,7 +27,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pywren.exceptions import (
     CallError,
@@ -52,6 +52,7 @@ from pywren.wire.journal import PAGE_LIMIT, Page
 from pywren.wire.keys import STATUS_SUFFIX, CallKeys
 from pywren.wire.outcome import INLINE_OUTCOME_LIMIT, Outcome
 from pywren.wire.references import Reference, decode_references
+from pywren.wire.relay import Relay, is_relay
 from pywren.wire.status import STATUS_LIMIT, Status
 from pywren.worker import memory
 from pywren.worker.chunk import ChunkRun, Done
@@ -61,6 +62,9 @@ from pywren.worker.run_status import add_result, first_info, server_info, tail, 
 from pywren.worker.runtime_cache import Archive, RuntimeCache
 from pywren.worker.task import Function, Runner, RunResult, Stop, Task
 from pywren.worker.watch import BEACON_INTERVAL, FIRST_LOOK, LOOK_INTERVAL, BeaconWriter, CallWatch
+
+if TYPE_CHECKING:
+    from pywren.worker.relay import OwnFunction
 
 logger = logging.getLogger(__name__)
 
@@ -131,6 +135,7 @@ class Container:
         self._owns_runtimes = runtimes is None
         self._make_storage = make_storage
         self._storages: dict[str, Storage] = {}
+        self._functions: dict[str, OwnFunction] = {}
         # Innermost: a thread that holds it takes no other lock of pywren and sends no request.
         self._lock = threading.Lock()
 
@@ -148,11 +153,14 @@ class Container:
             if self._owns_runner:
                 self._runner = None
             storages, self._storages = self._storages, {}
+            functions, self._functions = self._functions, {}
         if runner is not None:
             runner.close()
         # A thread that is still in handle() keeps its storage and opens new connections for its commit.
         for storage in storages.values():
             storage.close()
+        for function in functions.values():
+            function.close()
         # After the runner, whose idle children may have a runtime's files open. A runtime that a running call uses
         # stays, because the call holds its lease.
         if self._owns_runtimes:
@@ -183,14 +191,15 @@ class Container:
         """Run one call and commit its status; or run the calls of a chunk.
 
         Args:
-            payload: what the client sent: ``Call.encode()``, or ``Chunk.encode()``.
+            payload: what the client sent: ``Call.encode()``, ``Chunk.encode()`` or ``relay_payload()``.
             context: what the platform says about this invocation. Its strings (``aws_request_id``,
                 ``log_group_name``, ``log_stream_name``) go into the status; ``remaining_seconds`` is the time after
-                which the platform stops the worker.
+                which the platform stops the worker. ``own_arn``, if there is one, returns the ARN of this
+                function.
 
         Returns:
-            The status as a dict, or ``None`` if the call was ended elsewhere. For a chunk, what became of its calls, in
-            numbers.
+            The status as a dict, or ``None`` if the call was ended elsewhere. For a chunk or a relay, what became of
+            its calls, in numbers.
 
         Raises:
             DecodeError: the payload is not valid.
@@ -198,6 +207,8 @@ class Container:
         """
         started = self.clock()
         context = {**self.context, **(context or {})}
+        if is_relay(payload):
+            return self._handle_relay(payload, context, started)
         try:
             # Before any request. An invalid payload is read as an Envelope instead: the few members that it takes to
             # tell the client.
@@ -244,6 +255,29 @@ class Container:
             return run.run()
         finally:
             self.warm = True
+
+    def _handle_relay(self, payload: Mapping[str, Any], context: Mapping[str, Any], started: float) -> dict[str, Any]:
+        """Hand on the payloads of a relay. Their own workers find out whether they fit this version."""
+        relay = Relay.decode(payload)
+        # From the platform, never from the payload: the function can invoke itself only.
+        own_arn = context.get("own_arn")
+        if own_arn is None:
+            raise DecodeError("the relay: only a Lambda function can hand payloads on")
+        from pywren.worker.relay import RelayRun  # imported here: most workers never do
+
+        info = {"start_time": started, "end_time": started, **texts(context)}
+        remaining = _remaining(context, self.clock, started)
+        invoke = self._function(own_arn()).invoke
+        return RelayRun(relay, invoke, self.storage(relay.storage_config), remaining=remaining, info=info).run()
+
+    def _function(self, arn: str) -> OwnFunction:
+        from pywren.worker.relay import OwnFunction
+
+        with self._lock:
+            # One for each way in which the function is invoked: an ARN may have a qualifier.
+            if arn not in self._functions:
+                self._functions[arn] = OwnFunction(arn)  # it sends nothing yet
+            return self._functions[arn]
 
     def _refuse_unreadable(
         self, envelope: Envelope, context: Mapping[str, Any], started: float, error: DecodeError

@@ -14,6 +14,7 @@ from botocore.exceptions import ClientError
 import pywren
 from pywren.client import call_state, failure_records, staged_calls
 from pywren.client.callset import Callset
+from pywren.client.elsewhere import copies_in
 from pywren.client.failure_records import ASK_AGAIN, LISTING_INTERVAL, FailureRecords, Noted, death_of
 from pywren.client.monitor import Monitor
 from pywren.client.staged_calls import StagedCallset
@@ -612,3 +613,77 @@ def test_only_lambda_has_records():
 def test_the_function_of_an_invoker(name):
     """The records are stored under the function's bare name, however the configuration names it."""
     assert LambdaInvoker("us-west-2", name).function_name == "pywren_1"
+
+
+# -- copies of the function ------------------------------------------------------------------------------------
+
+
+class Copied(Failing):
+    """A callset whose calls may be at some of the copies of a function; tells the prefixes that are listed."""
+
+    def __init__(self, used):
+        super().__init__()
+        self.used = used
+        self.noted = Noted()
+        self.listed = []
+        backend_list = self.storage.backend.list
+
+        def listing(prefix, after=""):
+            self.listed.append(prefix)
+            return backend_list(prefix, after)
+
+        self.storage.backend.list = listing
+        self.records = self.search()
+
+    def search(self):
+        return FailureRecords(
+            self.storage, "pywren_1", self.callset.id, self.callset.submitted, self.noted, lambda: self.used
+        )
+
+
+def test_records_of_the_copies_that_got_calls_are_read():
+    """Those of the other copies cost no request."""
+    failing = Copied(used=2)
+    failing.write(TIMED_OUT, function="pywren_1_copy2")
+    failing.records.refresh(failing.now)
+    assert sorted(failing.listed) == ["aws/lambda/async/pywren_1/", "aws/lambda/async/pywren_1_copy2/"]
+    assert failing.records.of_key(failing.callset.attempt_key("00000", 1)) is not None
+
+
+def test_a_copy_that_gets_its_first_call_is_searched_from_then_on():
+    """A listing without its records does not count for the callset that needs them."""
+    failing = Copied(used=1)
+    failing.write(KILLED, function="pywren_1_copy3")
+    failing.now += LISTING_INTERVAL + 1.0
+    failing.records.refresh(failing.now)
+    assert failing.records.of_call("00000") == {}
+    other = failing.search()
+    assert not other.is_due(failing.now)
+    failing.used = 3
+    assert other.is_due(failing.now)
+    other.refresh(failing.now)
+    assert set(failing.records.of_call("00000")) == {1}
+    assert not failing.search().is_due(failing.now)
+
+
+def test_futures_read_elsewhere_search_all_copies():
+    """A pickled callset knows how many copies there are; so does a future made by hand from ``invoke_status``."""
+    failing = Failing()
+    failing.callset.copies = 2
+    assert pickle.loads(pickle.dumps(failing.callset)).copies == 2
+    failing.write(TIMED_OUT, function="pywren_1_copy2")
+    failing.look()
+    assert failing.ends() is CallTimeoutError
+
+
+@pytest.mark.parametrize(("told", "copies"), [(4, 4), (None, 1), ("4", 1), (True, 1), (10, 1), (0, 1)])
+def test_what_metadata_says_about_copies(told, copies):
+    """Anything but a number of copies is ignored."""
+    assert copies_in({"lambda_copies": told}) == copies
+
+
+def test_the_invoker_says_how_many_copies_there_are():
+    """``invoke_status`` has the number, and a copy of the invoker in another process has as many copies."""
+    invoker = LambdaInvoker("us-west-2", "pywren_1", copies=3)
+    assert invoker.config()["lambda_copies"] == pickle.loads(pickle.dumps(invoker)).function_copies == 3
+    assert "lambda_copies" not in LambdaInvoker("us-west-2", "pywren_1").config()

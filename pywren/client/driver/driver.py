@@ -68,7 +68,7 @@ class Attempt(NamedTuple):
         number: 1 for the first attempt.
         cause: why it ended without a value, in one or two words; ``None`` if it returned or is still in flight.
         error: the error in words; empty if there was none.
-        request_id: the service's id of the invocation.
+        request_id: the service's id of the invocation; that of a relay, a slash and a number if the relay made it.
         invoked_at: when the service accepted it.
         started_at: when it began to run, by the worker's clock; ``None`` if that is unknown.
         where: the worker that ran it: a log stream, an instance or a process.
@@ -180,7 +180,7 @@ class Driver:
         self.waker: Waker | None = None
         """Called when there is room again after ``next_call`` has found none; a weak reference to a function."""
         self._jitter = jitter
-        self._first_attempt = first_attempt
+        self.first_attempt = first_attempt
         self._join(service or Service(clock))
         self._made = self._now()
         self._deadline = math.inf if policy.timeout is None else self._clock() + policy.timeout
@@ -300,7 +300,7 @@ class Driver:
         return self._record.join(chunk_name(call.call_id, plan[call.call_id]), plan, calls, limit)
 
     def _next_number(self, call: CallRecord) -> int:
-        return call.attempts[-1].number + 1 if call.attempts else self._first_attempt
+        return call.attempts[-1].number + 1 if call.attempts else self.first_attempt
 
     def _open(self, call: CallRecord) -> Ready:
         number = self._next_number(call)
@@ -361,13 +361,18 @@ class Driver:
         """Record that the service was too busy. The call goes back into the queue, and the attempt does not count."""
         with self._lock:
             self._service.pace.throttled(self._clock())
+            self.give_back(call_id, number, self._jitter() * _THROTTLED_PAUSE)
+
+    def give_back(self, call_id: str, number: int, delay: float = 0.0) -> None:
+        """Record that an attempt was not made after all. Its call goes back into the queue, for some seconds."""
+        with self._lock:
             call, attempt = self._find(call_id, number)
             call.attempts = tuple(one for one in call.attempts if one is not attempt)
             self._give_back(call, attempt)
             taken = call.phase is Phase.SENT and not any(one.in_flight for one in call.attempts)  # by accept_rest()
             if call.phase is Phase.SENDING or taken:
                 call.backup = attempt.backup
-                self._record.hold(call, self._clock() + self._jitter() * _THROTTLED_PAUSE)
+                self._record.hold(call, self._clock() + delay)
             self.changed.notify_all()
 
     def refused(self, call_id: str, number: int, error: BaseException) -> bool:
@@ -550,6 +555,23 @@ class Driver:
             attempt.started_at = started_at if attempt.started_at is None else attempt.started_at
             self._close(call, attempt, cause, text, usage)
             return self._follow(call, attempt, wanted)
+
+    def outrun(self, call_id: str) -> Again | Over | None:
+        """Record that an attempt in flight may have ended in vain: a status that is not believed stood in its way.
+
+        Another attempt is made beside it. If it has not ended, its result still counts. For what is returned see
+        ``failed``.
+        """
+        with self._lock:
+            call = self._record.unit(call_id)
+            attempt = None if call is None else call.current
+            if call is None or attempt is None or type(call) is ChunkRecord or not self.policy.retries:
+                return None
+            if call.phase not in (Phase.SENT, Phase.RUNNING) or not attempt.in_flight:
+                return None
+            attempt.suspected, attempt.cause, attempt.error = True, Cause.VANISHED, OUTRUN
+            self._record.note_suspected(call, attempt, Cause.VANISHED)
+            return self._follow(call, attempt, wanted=False)
 
     def decide(self) -> list[Ended]:
         """Suspect attempts, start backups, and return the calls that must end with an error now."""

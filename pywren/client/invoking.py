@@ -248,7 +248,7 @@ class Invocations:
         return fitting, others
 
     def _relay(self, fitting: Sequence[_Prepared]) -> None:
-        started, began = time.time(), self._clock()
+        began = self._clock()
         try:
             request_id = self._invoker.relay(fitting[0].payload, [one.body for one in fitting])
         except InvocationThrottledError:
@@ -268,7 +268,7 @@ class Invocations:
             self._accept_relayed(fitting, "")
             raise
         for one in fitting:
-            self._note(one.ready, started, self._clock() - began)
+            self._note(one.ready, self._clock() - began)
         self._accept_relayed(fitting, request_id)
 
     def _accept_relayed(self, fitting: Sequence[_Prepared], request_id: str) -> None:

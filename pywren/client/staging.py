@@ -7,6 +7,7 @@ calls are invoked, or held back on purpose, or earlier if something waits for on
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -374,11 +375,17 @@ class StagedDispatcher:
 
     def _invoke(self, origin: StagedCallset, driver: Driver, invocations: Invocations, watcher: Invoking) -> None:
         callset = origin.callset
-        # What the first calls take decides how many the next invocations have.
-        polls = driver.policy.chunksize is None
+
+        def begun() -> None:
+            # What the first calls take decides how many the next invocations have. If there are too many threads, that
+            # is not known, and each call is alone.
+            if driver.policy.chunksize is None:
+                with contextlib.suppress(RuntimeError):
+                    origin.watch()
+
         try:
             with watcher:  # its end removes the bar before anything below writes to the same terminal
-                invocations.run(watcher, origin.watch if polls else lambda: None)
+                invocations.run(watcher, begun)
         except BaseException as error:
             invoked, total = driver.count_accepted(), driver.counts().total
             if invoked:

@@ -36,6 +36,14 @@ def error(result: RunResult) -> BaseException:
     return load_exception(result.body)
 
 
+def complaints(stderr: str) -> str:
+    """Return what a program has written to stderr, without the line that says that its end takes long.
+
+    On a busy machine any end may take two seconds.
+    """
+    return "".join(line for line in stderr.splitlines(keepends=True) if "the program is ending" not in line)
+
+
 def wait_until(condition: Callable[[], bool]) -> bool:
     """Wait until a condition outside this process holds, and return whether it does."""
     deadline = time.monotonic() + WAIT

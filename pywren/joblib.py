@@ -321,7 +321,9 @@ class _Calls:
         try:
             items = self._items(batches)
             futures = self._executor.map(_run_batch, items)
-        except Exception as error:  # noqa: BLE001 - whatever went wrong belongs to the program, not to this thread
+        # Whatever went wrong belongs to the program, not to this thread: pickling an argument may raise even
+        # SystemExit, and if this thread ended, the program would wait for ever.
+        except BaseException as error:  # noqa: BLE001
             for batch in batches:
                 batch.callback(_failed(error))
             return
@@ -377,7 +379,7 @@ def _run_batch(batch: Any) -> Any:
     return batch()
 
 
-def _failed(error: Exception) -> concurrent.futures.Future[Any]:
+def _failed(error: BaseException) -> concurrent.futures.Future[Any]:
     future: concurrent.futures.Future[Any] = concurrent.futures.Future()
     future.set_exception(error)
     return future

@@ -181,6 +181,25 @@ def test_an_argument_that_cannot_be_sent():
         Parallel()(delayed(square)(threading.Lock()) for _ in range(3))
 
 
+class RaisesWhenPickled:
+    """An argument that cannot be pickled."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __reduce__(self):
+        raise self.error
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("kind", [SystemExit, GeneratorExit, KeyboardInterrupt])
+def test_an_argument_that_ends_the_thread_that_pickles_it(kind):
+    """The program gets what pickling raised, whatever it is, instead of waiting for ever."""
+    with pytest.raises(kind, match="not me"):
+        Parallel(timeout=60)(delayed(type_of)(RaisesWhenPickled(kind("not me"))) for _ in range(3))
+    assert Parallel()(delayed(square)(n) for n in range(3)) == [0, 1, 4]
+
+
 @pytest.mark.usefixtures("here")
 def test_an_iterable_that_raises():
     """Its exception is raised where ``Parallel`` was called, also if it comes late."""

@@ -12,6 +12,7 @@ to read and assign the reference. Bars are drawn without it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -316,6 +317,15 @@ class _Bar:
         class Quiet(tqdm):  # type: ignore[type-arg,misc,unused-ignore]
             # tqdm's own thread, which draws bars that nothing updates, would outlive the bar.
             monitor_interval = 0
+
+            # If stderr fails, tqdm's own two keep the lock of all bars, for which every other thread would wait.
+            def refresh(self, nolock: bool = False, lock_args: object = None) -> Any:
+                with contextlib.nullcontext() if nolock else self.get_lock():
+                    return super().refresh(nolock=True)
+
+            def clear(self, nolock: bool = False) -> None:
+                with contextlib.nullcontext() if nolock else self.get_lock():
+                    super().clear(nolock=True)
 
             def __del__(self) -> None:
                 # tqdm's would draw wherever the garbage collector runs, and raises if the bar could not be made.

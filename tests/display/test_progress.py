@@ -479,6 +479,36 @@ def test_a_broken_stderr_does_not_hurt_a_wait(monkeypatch, stderr, progress):
     assert bars._owner is None
 
 
+@pytest.mark.parametrize("fails_at", [1, 2, 3])
+def test_a_broken_stderr_does_not_hold_up_the_bars_of_other_threads(terminal, monkeypatch, fails_at):
+    """Wherever it fails, the lock that all bars of tqdm share is free afterwards."""
+    from tqdm.auto import tqdm
+
+    found = Progress(Origin().futures(2), True)
+    if fails_at == 1:
+        set_stderr(monkeypatch, Broken())
+    found.begin(2)
+    if fails_at == 2:
+        monkeypatch.setattr(terminal, "write", Broken().write)
+        found.look()
+    if fails_at == 3:
+        monkeypatch.setattr(terminal, "write", Broken().write)
+        bars._clear_bar()
+    found.end()
+    acquired = []
+
+    def draw_another() -> None:
+        lock = tqdm.get_lock().locks[-1]
+        acquired.append(lock.acquire(timeout=60))
+        if acquired[0]:
+            lock.release()
+
+    thread = threading.Thread(target=draw_another)
+    thread.start()
+    thread.join()
+    assert acquired == [True]
+
+
 def test_a_worker_without_tqdm_waits_without_a_bar(terminal, monkeypatch):
     """The bundle of a Lambda function does not carry tqdm."""
     monkeypatch.setitem(sys.modules, "tqdm.auto", None)

@@ -1011,16 +1011,15 @@ def test_processes_that_are_killed_while_they_start_fail_no_call() -> None:
     pool = LocalPool(2)
     pool.acquire()
     try:
-        before = children()
         assert all(one(pool, len, "x").success for _ in range(2))
         calls = Calls(pool, lambda x: time.sleep(0.05) or x, range(60))
         calls.wait_for(2)
-        healthy = {member.process.pid for member in pool._members if member.ready}
         killed: set[int] = set()
         while len(killed) < 4 and len(calls.results) < 60:
-            for pid in children() - before - healthy - killed:
-                os.kill(pid, signal.SIGKILL)
-                killed.add(pid)
+            with pool._lock:  # so that none of them is given a call before it is killed
+                for pid in {member.process.pid for member in pool._members if not member.ready} - killed:
+                    os.kill(pid, signal.SIGKILL)
+                    killed.add(pid)
             time.sleep(0.005)
         assert calls.values() == list(range(60))
     finally:

@@ -57,6 +57,7 @@ def test_calls_run_in_all_copies(config: dict[str, Any]) -> None:
         assert len(where(chunked)) == 3
 
 
+@pytest.mark.thorough
 def test_a_worker_of_a_copy_that_is_killed(emulator: Emulator, config: dict[str, Any], monkeypatch: Any) -> None:
     """Its record is found among those of its copy, and the call runs again."""
     monkeypatch.setattr(failure_records, "LISTING_INTERVAL", 0.1)
@@ -67,6 +68,7 @@ def test_a_worker_of_a_copy_that_is_killed(emulator: Emulator, config: dict[str,
         assert [[one.cause for one in future.attempts] for future in futures] == [["killed", None]] * 3
 
 
+@pytest.mark.thorough
 def test_a_copy_that_is_missing(config: dict[str, Any], emulator: Emulator, caplog: Any) -> None:
     """The others take its calls, and one warning says how to bring it back."""
     with closing(AWS(emulator.region)) as aws:
@@ -80,6 +82,7 @@ def test_a_copy_that_is_missing(config: dict[str, Any], emulator: Emulator, capl
     assert "pywren deploy_lambda" in said
 
 
+@pytest.mark.thorough
 def test_a_copy_of_another_version(config: dict[str, Any], emulator: Emulator) -> None:
     """Only the calls that it gets fail, and their error says what to deploy."""
     from pywren.worker.bundle import build_zip, worker_files
@@ -102,6 +105,7 @@ print(json.dumps([type(future.exception(timeout=60)).__name__ for future in futu
 """
 
 
+@pytest.mark.thorough
 def test_another_process_finds_the_records_of_copies(emulator: Emulator, config: dict[str, Any], tmp_path: Any) -> None:
     """Pickled futures search the records of all copies."""
     with pywren.lambda_executor(config=config) as executor:

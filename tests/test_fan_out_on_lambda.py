@@ -69,6 +69,7 @@ def test_a_relay_hands_calls_on(emulator: Emulator, config: dict[str, Any]) -> N
     assert iam.allowing(policies.execution_policy(names), "lambda:InvokeFunction", names.function_arn) is None
 
 
+@pytest.mark.thorough
 def test_a_relay_of_each_copy(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     """A copy hands on to itself."""
     from pywren.client import copies, invoking
@@ -128,6 +129,7 @@ def test_a_relay_that_is_dropped(emulator: Emulator, config: dict[str, Any]) -> 
     assert {future.attempts[0].cause for future in futures} == {"dropped"}
 
 
+@pytest.mark.thorough
 def test_a_relay_with_a_worker_of_another_version(emulator: Emulator) -> None:
     """It hands on all the same; each call finds out that it does not fit."""
     config = emulator.deploy(fan_out=True, files={"pywren/version.py": version_module("0.9.9")})
@@ -138,6 +140,7 @@ def test_a_relay_with_a_worker_of_another_version(emulator: Emulator) -> None:
                 future.result(WAIT)
 
 
+@pytest.mark.thorough
 def test_a_worker_that_does_not_know_relays(emulator: Emulator) -> None:
     """It refuses the first call, whose error says what to deploy."""
     source = Path(pywren.__file__).with_name("wire") / "relay.py"

@@ -36,6 +36,7 @@ def quick(rng: random.Random, index: int) -> float:
 
 
 @pytest.mark.parametrize(("published", "seeds"), [(PYWREN, 1), (LITHOPS, 3)], ids=["PyWren", "Lithops"])
+@pytest.mark.thorough
 def test_a_published_run_is_reproduced_within_a_fifth(published: Published, seeds: int) -> None:
     """What was published of the run comes out of the simulation, too."""
     reports = [run(replace(published.scenario, seed=seed)) for seed in range(seeds)]
@@ -143,7 +144,7 @@ def test_dollars_are_those_of_the_price_table() -> None:
     assert report.dollars == pytest.approx(100 * 0.0000166667 + requests)
 
 
-@pytest.mark.parametrize(("chunksize", "most"), [(1, 1_100), (100, 1_000)])
+@pytest.mark.parametrize(("chunksize", "most"), [(1, 1_100), pytest.param(100, 1_000, marks=pytest.mark.thorough)])
 def test_the_client_needs_little_for_an_item(chunksize: int, most: int) -> None:
     """What the client knows of an outstanding item, besides its future, fits into a kilobyte; alone it takes more."""
     service = lambda_today(second, concurrency=3_000, scaling=3_000)
@@ -273,6 +274,7 @@ def test_the_first_conditional_write_counts() -> None:
 # -- the program -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_the_program_prints_a_row_and_draws_a_picture(tmp_path: Path) -> None:
     """``scale`` prints a table and saves its rows; ``picture`` draws them."""
     program = [sys.executable, str(ROOT / "benchmarks" / "simulate.py")]

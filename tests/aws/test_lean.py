@@ -10,7 +10,9 @@ import logging
 import os
 import pkgutil
 import signal
+import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -450,7 +452,15 @@ def test_a_client_that_was_closed(requests: Requests, urllib3_2: bool) -> None:
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_ctrl_c(requests: Requests, operation: str) -> None:
     """An interrupted request leaves nothing behind that the next one could take for its answer."""
-    press = functools.partial(signal.pthread_kill, threading.main_thread().ident or 0, signal.SIGINT)
+    main = threading.main_thread().ident or 0
+
+    def press() -> None:
+        # Not before the main thread waits for the answer: Python would notice it only afterwards.
+        while sys._current_frames()[main].f_code.co_name != "readinto":
+            time.sleep(0.01)
+        time.sleep(0.01)
+        signal.pthread_kill(main, signal.SIGINT)
+
     requests.server.script = [Answer(b"", before=press), answer(200, b"late")]
     with pytest.raises(KeyboardInterrupt):
         OPERATIONS[operation](requests)

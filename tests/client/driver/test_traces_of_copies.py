@@ -9,42 +9,44 @@ import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
-from simulation import LAMBDA, Client, Event, Service, Trace, World
+from simulation import LAMBDA, Client, Service, Trace, World
 
+from benchmarks.simulated.functions import Event, Functions
 from pywren.client.copies import Copies
 from pywren.wire.keys import copies_of
 
 pytestmark = pytest.mark.thorough
 
 
-class Copied(World):
+class Copied(Functions):
     """Each copy has environments of its own, and gains 1,000 of them in ten seconds; the account limits all."""
 
-    def __init__(self, calls: int, service: Service, copies: int, client: Client) -> None:
-        self._concurrency = service.concurrency
-        super().__init__(calls, replace(service, concurrency=copies * service.concurrency), client, LAMBDA)
+    def __init__(self, world: World, service: Service, copies: int, **told: Any) -> None:
+        super().__init__(world, replace(service, concurrency=copies * service.concurrency), world.rng, **told)
         names = copies_of("f", copies)
-        self._copies = Copies(names, clock=lambda: self.now)
+        self._concurrency = service.concurrency
+        self._copies = Copies(names, clock=lambda: world.now)
         self._numbers_of = {name: number for number, name in enumerate(names)}
         self._at: dict[tuple[str, int], int] = {}
-        self._states: list[tuple[int, deque[float]]] = [(0, deque()) for _ in names]
+        self._states: list[tuple[list[int], deque[float]]] = [([], deque()) for _ in names]
 
-    def _accept(self, event: Event) -> None:
+    def accept(self, event: Event) -> None:
         name = self._copies.invoke(lambda name: name)
         self._at[event.call_id, event.number] = self._numbers_of[name]
-        super()._accept(event)
+        super().accept(event)
 
     def _try(self, event: Event, tries: int) -> None:
         self._as_copy_of(event, lambda: super(Copied, self)._try(event, tries))
 
-    def _finish(self, event: Event, started: float) -> None:
-        self._as_copy_of(event, lambda: super(Copied, self)._finish(event, started))
+    def _finish(self, event: Event, *ended: Any) -> None:
+        self._as_copy_of(event, lambda: super(Copied, self)._finish(event, *ended))
 
     def _has_room(self) -> bool:
         # An environment that does nothing counts for its copy alone, and not for the account.
-        return self._busy < self._concurrency and (self._warm > 0 or super()._has_room())
+        return self._busy < self._concurrency and (bool(self._warm) or super()._has_room())
 
     def _as_copy_of(self, event: Event, step: Callable[[], None]) -> None:
         number = self._at[event.call_id, event.number]
@@ -53,13 +55,22 @@ class Copied(World):
         self._states[number] = self._warm, self._born
 
 
+class WorldOfCopies(World):
+    """A client, and a function that has copies."""
+
+    def __init__(self, calls: int, service: Service, copies: int, client: Client) -> None:
+        super().__init__(calls, service, client, LAMBDA)
+        self.functions = Copied(self, service, copies, finished=self._finish, shown=self._show, failed=self._record)
+        self.trace = Trace(runs=self.functions.runs, causes=self.functions.causes)
+
+
 def lasts(seconds: float) -> Callable[[random.Random, int], float]:
     return lambda rng, index: seconds
 
 
 def run(copies: int, seconds: float, concurrency: int = 4_000, **faults: float) -> Trace:
     service = Service(concurrency=concurrency, duration=lasts(seconds), **faults)
-    trace = Copied(4_000, service, copies, Client(sends=2_000.0)).run()
+    trace = WorldOfCopies(4_000, service, copies, Client(sends=2_000.0)).run()
     assert len(trace.ended) == 4_000
     assert not trace.failures
     return trace

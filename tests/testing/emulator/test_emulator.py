@@ -163,8 +163,8 @@ def test_a_setting_of_a_function_that_is_not_there_is_named(emulator: Emulator) 
     """Row 116: the error names the setting, and nothing is deployed."""
     with pytest.raises(ArgumentError, match=r"no setting memroy: did you mean memory\?"):
         emulator.deploy(memroy=256)
-    with pytest.raises(ArgumentError, match=r"no setting cpus: choose from .*architecture"):
-        emulator.deploy(cpus=2)
+    with pytest.raises(ArgumentError, match=r"no setting threads: choose from .*architecture"):
+        emulator.deploy(threads=2)
 
 
 def test_deploying_leaves_the_environment_alone(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -184,7 +184,7 @@ class _Environment:
                 self._check_memory()
                 _report(self._channel, f"memory {self._most_kib}")
         elif word in ("stop", "cont"):
-            self._signal(signal.SIGSTOP if word == "stop" else signal.SIGCONT)
+            self._signal_each(signal.SIGSTOP if word == "stop" else signal.SIGCONT)
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -197,6 +197,22 @@ class _Environment:
         for pid in self._processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
+
+    def _signal_each(self, number: int) -> None:
+        """Signal the processes one by one, and then those that they have started meanwhile.
+
+        Not with ``kill(-1)``: if a process forks just then, Linux hands the SIGSTOP on to the new process, but not a
+        SIGCONT that follows before the fork is over. The new process would stay stopped for ever.
+        """
+        if sys.platform != "linux":
+            self._signal(number)
+            return
+        seen: set[int] = set()
+        while new := set(self._processes()) - seen:
+            for pid in new:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            seen |= new
 
     def _start(self) -> int:
         """Start the runtime in a new session, and return its process id."""

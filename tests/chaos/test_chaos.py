@@ -18,13 +18,16 @@ pytestmark = pytest.mark.thorough
 ROOT = Path(__file__).parents[2]
 FULL = os.environ.get("PYWREN_CHAOS") == "full"
 KINDS = ("kill_container", "drop_event", "repeat_event", "throttle_invoke")
-PATIENCE = 60.0
-"""Seconds until a map counts as hanging: a dropped call takes 10 s and more, a killed one 5 s and more."""
+PATIENCE = 180.0
+"""Seconds until a map counts as hanging.
+
+A dropped call takes 10 s and more, a killed one 5 s and more, and several such attempts may follow each other.
+"""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("scenario", "calls"), [(EVERYTHING, 100), (IN_CHUNKS, 100), (MANY, 500)], ids=["alone", "in chunks", "many"]
+    ("scenario", "calls"), [(EVERYTHING, 100), (IN_CHUNKS, 100), (MANY, 300)], ids=["alone", "in chunks", "many"]
 )
 def test_everything_at_once(emulator: emulator_module.Emulator, scenario: Scenario, calls: int) -> None:
     """Calls return their values while containers die, events vanish and repeat, and S3 fails."""

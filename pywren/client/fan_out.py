@@ -20,7 +20,8 @@ from pywren.wire.relay import BUSY, DENIED
 logger = logging.getLogger(__name__)
 
 LEAST = 3000
-"""More invocations than this go through relays. One client makes a few hundred in a second."""
+"""More invocations than this go through relays. One client makes some hundred in a second from afar, and
+over a thousand in the same region."""
 
 SLOW = 10.0
 """On a slow line fewer do: as many as would take more than so many seconds."""

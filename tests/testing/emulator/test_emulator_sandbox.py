@@ -15,8 +15,11 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 pytest.importorskip("awslambdaric")
@@ -35,25 +38,30 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_interpreter(tmp_path_factory.mktemp("interpreter") / "python")
 
 
-def run_inside(python: Path, directory: Path, body: str, *, calls: int = 1, **settings: object) -> list[object]:
-    """Run the body of a handler in an isolated container and return its result for each call."""
+def make_container(python: Path, directory: Path, body: str, **settings: object) -> Container:
+    """Make an isolated container whose handler has this body."""
     code = directory / "code"
     code.mkdir()
     (code / "module.py").write_text("import os, sys\ndef handler(event, context):\n" + textwrap.indent(body, "    "))
     chosen = {"Runtime": PYTHON, "Handler": "module.handler", "Timeout": 30, "MemorySize": 1024, **settings}
+    return Container(
+        "fn",
+        "arn:aws:lambda:us-west-2:123456789012:function:fn",
+        Revision(1, chosen, Code(code, "", 0, 0), ()),
+        settings=Settings(isolated=True),
+        python=python,
+        directory=directory / "container",
+        endpoint="http://127.0.0.1:9",
+        credentials=("KEY", "SECRET", "TOKEN"),
+        log=lambda _, line: None,
+    )
+
+
+def run_inside(python: Path, directory: Path, body: str, *, calls: int = 1, **settings: object) -> list[object]:
+    """Run the body of a handler in an isolated container and return its result for each call."""
 
     async def main() -> list[Reply]:
-        container = Container(
-            "fn",
-            "arn:aws:lambda:us-west-2:123456789012:function:fn",
-            Revision(1, chosen, Code(code, "", 0, 0), ()),
-            settings=Settings(isolated=True),
-            python=python,
-            directory=directory / "container",
-            endpoint="http://127.0.0.1:9",
-            credentials=("KEY", "SECRET", "TOKEN"),
-            log=lambda _, line: None,
-        )
+        container = make_container(python, directory, body, **settings)
         try:
             return [await asyncio.wait_for(container.run(Invocation("id", b"null")), 60) for _ in range(calls)]
         finally:
@@ -62,6 +70,46 @@ def run_inside(python: Path, directory: Path, body: str, *, calls: int = 1, **se
     replies = asyncio.run(main())
     assert [reply.error for reply in replies] == [""] * calls, replies
     return [json.loads(reply.payload) for reply in replies]
+
+
+def test_a_process_that_is_forked_while_the_container_is_frozen_and_continued_goes_on(
+    python: Path, tmp_path: Path
+) -> None:
+    """Forks of a process that has much memory take long, so a freeze and its end often come during one."""
+    body = """\
+import signal
+if os.fork() == 0:
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    memory = bytearray(os.urandom(2**16) * 2**11)
+    while True:
+        if os.fork() == 0:
+            os._exit(0)
+"""
+
+    async def main() -> None:
+        container = make_container(python, tmp_path, body, MemorySize=3008)
+        try:
+            assert not (await asyncio.wait_for(container.run(Invocation("id", b"null")), 60)).error
+            await asyncio.sleep(0.5)  # until it forks
+            for _ in range(30):
+                container._freeze()
+                container._thaw()
+                await asyncio.sleep(0.03)
+                deadline = time.monotonic() + 20
+                while any(map(is_stopped, psutil.Process().children(recursive=True))):
+                    assert time.monotonic() < deadline, "a process stays stopped"
+                    await asyncio.sleep(0.05)
+        finally:
+            await container.close()
+
+    asyncio.run(main())
+
+
+def is_stopped(process: psutil.Process) -> bool:
+    """Tell whether a process is stopped; one that has ended is not."""
+    with suppress(psutil.NoSuchProcess):
+        return bool(process.status() == psutil.STATUS_STOPPED)
+    return False
 
 
 def test_the_task_root_is_lambdas_and_read_only(python: Path, tmp_path: Path) -> None:

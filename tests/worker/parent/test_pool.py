@@ -1113,16 +1113,22 @@ def outcome_of(size: int) -> bytes:
     return Outcome(True, dumps(b"x" * size).data).encode()
 
 
-def test_a_big_reference_is_not_sent_with_each_call(pool: LocalPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calls that refer to a big outcome share one copy of it in a file; nothing of it is kept when they have ended."""
-    sent: list[int] = []
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return the sizes of the notes that are sent to processes from now on."""
+    sizes: list[int] = []
     encode_note = frames.encode_note
 
     def noted(kind: int, meta: bytes, number: int = 0) -> frames.Outgoing:
-        sent.append(len(meta))
+        sizes.append(len(meta))
         return encode_note(kind, meta, number)
 
     monkeypatch.setattr(frames, "encode_note", noted)
+    return sizes
+
+
+def test_a_big_reference_is_not_sent_with_each_call(pool: LocalPool, sent: list[int]) -> None:
+    """Calls that refer to a big outcome share one copy of it in a file; nothing of it is kept when they have ended."""
     shared, small = outcome_of(3_000_000), outcome_of(10)
     references = [[shared, small, outcome_of(100_000)] for _ in range(40)]
     calls = Calls(pool, sum_of_lengths, [referring(3)] * 40, references=references)
@@ -1133,18 +1139,8 @@ def test_a_big_reference_is_not_sent_with_each_call(pool: LocalPool, monkeypatch
     assert not calls.batch._places
 
 
-def test_small_references_of_many_calls_are_sent_little_by_little(
-    pool: LocalPool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_small_references_of_many_calls_are_sent_little_by_little(pool: LocalPool, sent: list[int]) -> None:
     """They count when a process is given calls, so that what is sent ahead stays small."""
-    sent: list[int] = []
-    encode_note = frames.encode_note
-
-    def noted(kind: int, meta: bytes, number: int = 0) -> frames.Outgoing:
-        sent.append(len(meta))
-        return encode_note(kind, meta, number)
-
-    monkeypatch.setattr(frames, "encode_note", noted)
     references = [[outcome_of(60_000)] for _ in range(200)]
     assert Calls(pool, sum_of_lengths, [referring(1)] * 200, references=references).values() == [60_000] * 200
     assert max(sent) < 300_000

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -26,18 +28,6 @@ _START = """
 
     def both(results):
         return len(results)
-
-    def say_when_waiting():
-        "Connect to the test as soon as the main thread waits for a future."
-        import socket, threading
-        main = threading.main_thread().ident
-        def waits(frame):
-            return frame and (frame.f_code.co_name == "_wait" or waits(frame.f_back))
-        def watch():
-            while not waits(sys._current_frames()[main]):
-                time.sleep(0.01)
-            socket.create_connection(addresses[0]).recv(1)
-        threading.Thread(target=watch, daemon=True).start()
 
     addresses = [tuple(json.loads(sys.argv[1]))] * 5
     pwex = pywren.local_executor()
@@ -117,12 +107,35 @@ def program(script, presence, tmp_path, *options, **kwargs):
             process.kill()
 
 
+def press_ctrl_c(process):
+    """Send SIGINT to a program whose main thread sleeps."""
+    wait_until_idle(process)
+    process.send_signal(signal.SIGINT)
+
+
+def wait_until_idle(process):
+    """Wait until the main thread of a program sleeps.
+
+    A signal may come between the last time that Python looks for one and the system call in which the thread sleeps.
+    Python notices it only when the call has ended. A thread that still wakes up after 10 s does so all the time, as
+    joblib's does, and notices a signal soon. ``client/test_ctrl_c_at_any_point.py`` presses at any other time.
+    """
+    status, before = Path(f"/proc/{process.pid}/status"), None
+    for _ in range(100):
+        # The kernel counts how often the thread was switched to, also to wait for Python's global lock.
+        now = re.findall(r"^(?:State|\w+_ctxt_switches):.*$", status.read_text(), re.M) if status.exists() else []
+        if now == before and (not now or "S (sleeping)" in now[0]):
+            return
+        before = now
+        time.sleep(0.1)
+
+
 @pytest.mark.parametrize("script", WAITS.values(), ids=WAITS)
 def test_one_ctrl_c_ends_a_script(script, presence, tmp_path):
     """The script ends with SIGINT's own status, says the exception once, and its calls are gone."""
     with program(script, presence, tmp_path) as process:
         assert presence.wait()
-        process.send_signal(signal.SIGINT)
+        press_ctrl_c(process)
         _, err = process.communicate(timeout=WAIT)
     assert process.returncode == -signal.SIGINT
     assert presence.is_over()
@@ -167,6 +180,7 @@ def test_the_terminals_ctrl_c(presence, tmp_path):
         )
         try:
             assert presence.wait()
+            wait_until_idle(process)
             os.write(leader, b"\x03")
             assert process.wait(WAIT) == -signal.SIGINT
         finally:
@@ -188,7 +202,7 @@ def test_a_script_that_catches_ctrl_c_to_end(presence, tmp_path):
     """
     with program(script, presence, tmp_path) as process:
         assert presence.wait()
-        process.send_signal(signal.SIGINT)
+        press_ctrl_c(process)
         _, err = process.communicate(timeout=WAIT)
     assert process.returncode == 130
     assert presence.is_over()
@@ -200,7 +214,7 @@ def test_ctrl_c_at_the_end_of_a_script(presence, tmp_path):
     with program("pwex.map(held, addresses)", presence, tmp_path) as process:
         assert presence.wait(2)
         assert "the program is ending, but 5 calls are still running" in process.stderr.readline()
-        process.send_signal(signal.SIGINT)
+        press_ctrl_c(process)
         _, err = process.communicate(timeout=WAIT)
     assert err == "5 calls were stopped because the program ended\n"
     assert presence.is_over()
@@ -211,7 +225,6 @@ def test_a_program_that_goes_on(presence, tmp_path):
     script = """
         futures = pwex.map(held, addresses)
         other = pwex.call_async(abs, -7)
-        say_when_waiting()
         try:
             futures[0].result()
         except KeyboardInterrupt:
@@ -224,8 +237,8 @@ def test_a_program_that_goes_on(presence, tmp_path):
         print(pwex.call_async(abs, -2).result())
     """
     with program(script, presence, tmp_path) as process:
-        assert presence.wait(3)
-        process.send_signal(signal.SIGINT)
+        assert presence.wait(2)
+        press_ctrl_c(process)
         out, err = process.communicate(timeout=WAIT)
     assert out.splitlines() == [
         "[False, False, True, True, True] False",
@@ -261,7 +274,7 @@ def test_a_program_that_waits_again_at_its_end(presence, tmp_path):
     """
     with program(script, presence, tmp_path) as process:
         assert presence.wait()
-        process.send_signal(signal.SIGINT)
+        press_ctrl_c(process)
         process.communicate(timeout=WAIT)
     assert (tmp_path / "done").exists()
 
@@ -269,10 +282,10 @@ def test_a_program_that_waits_again_at_its_end(presence, tmp_path):
 def test_an_interactive_session(presence, tmp_path):
     """In a session, the calls go on after Ctrl-C; its end does not wait for them."""
     with program("", presence, tmp_path, "-i", "-u", stdin=subprocess.PIPE) as process:
-        process.stdin.write("futures = pwex.map(held, addresses)\nsay_when_waiting()\npywren.wait(futures)\n")
+        process.stdin.write("futures = pwex.map(held, addresses)\npywren.wait(futures)\n")
         process.stdin.flush()
-        assert presence.wait(3)
-        process.send_signal(signal.SIGINT)
+        assert presence.wait(2)
+        press_ctrl_c(process)
         process.stdin.write("print([future.cancelled() for future in futures])\n")
         out, err = process.communicate(timeout=WAIT)
     assert out == "[False, False, True, True, True]\n"

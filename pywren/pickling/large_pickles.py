@@ -16,6 +16,7 @@ LEAST = 1024 * 1024
 """Bytes of the smallest pickle for which this is worth while. ``pickle.loads`` takes some milliseconds for so many."""
 
 _PIECE = 256 * 1024
+_LINE = 1024  # bytes in which the end of a line is looked for at a time
 
 _Unpickler = pickle.Unpickler  # saved before any of the user's code can replace it
 
@@ -57,8 +58,10 @@ class _Pieces:
 
     def readline(self) -> bytes:
         """Return the bytes up to the next end of a line. Only old protocols and text opcodes ask for lines."""
-        # Bounded, so that a search does not copy the rest of the pickle; lines are names and numbers.
-        line = bytearray()
-        while not line.endswith(b"\n") and (piece := self.read(1)):
-            line += piece
-        return bytes(line)
+        # A search does not copy the rest of the pickle, as most lines are names and numbers.
+        start, end = self._at, -1
+        while end < 0 and self._at < len(self._data):
+            piece = bytes(self._data[self._at : self._at + _LINE])
+            end = piece.find(b"\n")
+            self._at += end + 1 or len(piece)
+        return bytes(self._data[start : self._at])

@@ -369,9 +369,16 @@ def test_a_local_invoker_that_can_start_no_thread(squares, monkeypatch):
 
 
 @pytest.mark.moto
-@pytest.mark.parametrize("scheduler", [{}, {"max_concurrency": 2}], ids=["all at once", "two at once"])
-def test_the_end_of_a_program_waits_for_staged_calls(tmp_path, scheduler):
-    """Those that the driver holds back included, also where no thread can be started at the end (Python 3.12)."""
+@pytest.mark.parametrize(
+    ("scheduler", "seconds"),
+    [({}, 0.0), ({"max_concurrency": 2}, 0.0), ({"max_concurrency": 2}, 3.0)],
+    ids=["all at once", "two at once", "two at once, and the last takes long to invoke"],
+)
+def test_the_end_of_a_program_waits_for_staged_calls(tmp_path, scheduler, seconds):
+    """Those that the driver holds back included, also where no thread can be started at the end (Python 3.12).
+
+    Nor is the call lost that is just being invoked when the program says what it waits for.
+    """
     from moto.server import ThreadedMotoServer
 
     with pywren.testing.mock_aws() as config:
@@ -380,8 +387,8 @@ def test_the_end_of_a_program_waits_for_staged_calls(tmp_path, scheduler):
     server.start()
     host, port = server.get_host_and_port()
     script = """
-        import json, os, sys, pywren
-        out, settings, url = sys.argv[1:]
+        import json, os, sys, time, pywren
+        out, settings, url, seconds = sys.argv[1:]
         os.environ.update(AWS_ENDPOINT_URL_S3=url, AWS_ACCESS_KEY_ID="key", AWS_SECRET_ACCESS_KEY="secret")
         import boto3
         settings = json.loads(settings)
@@ -392,10 +399,16 @@ def test_the_end_of_a_program_waits_for_staged_calls(tmp_path, scheduler):
         def call(number):
             with open(os.path.join(out, str(number)), "w"):
                 pass
+        invoke = pywren.invokers.LocalInvoker.invoke
+        def invoke_slowly(invoker, payload):
+            if payload["call_id"] == "00005":
+                time.sleep(float(seconds))
+            invoke(invoker, payload)
+        pywren.invokers.LocalInvoker.invoke = invoke_slowly
         pywren.local_executor(config=settings).map(call, range(6))
     """
     try:
-        run_script(script, str(tmp_path), json.dumps(settings), f"http://{host}:{port}")
+        run_script(script, str(tmp_path), json.dumps(settings), f"http://{host}:{port}", str(seconds))
     finally:
         server.stop()
     assert sorted(os.listdir(tmp_path)) == list("012345")

@@ -450,12 +450,12 @@ class StagedCallset:
             logger.debug("cannot record that calls of callset %s have ended: %s", self.callset.id, error)
 
     def held_back(self) -> str | None:
-        """Return how many calls were not invoked yet, on purpose, and why; ``None`` if there are none."""
-        held = 0 if self.driver is None else self.driver.never_invoked()
+        """Return how many calls no service has accepted yet, and why; ``None`` if there are none."""
+        held = 0 if self.driver is None else self.driver.not_invoked_yet()
         if not held or self.driver is None:
             return None
         step = self.driver.peek()
-        reason = step.reason if step is not None and step.reason else "the service is busy"
+        reason = "that is under way" if step is None else step.reason or "the service is busy"
         calls = "1 call is" if held == 1 else f"{held} calls are"
         return f"{calls} not invoked yet ({reason})"
 

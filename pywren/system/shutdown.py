@@ -40,7 +40,7 @@ class HoldsBack(Protocol):
     def held_back(self) -> str | None:
         """Return how many calls are held back and why, as in "7 calls are held back: the account's concurrency is 10".
 
-        Return ``None`` when none is. It must not wait.
+        A call that is just being invoked is held back, too. Return ``None`` when there is none. It must not wait.
         """
 
     def wait_until_invoked(self, timeout: float | None) -> bool:

@@ -11,7 +11,7 @@ from pywren.client.driver.driver import Driver
 from pywren.client.driver.policy import Policy
 from pywren.client.invoking import Invocations
 from pywren.client.protocols import Invoker
-from pywren.exceptions import InvocationError, InvocationThrottledError
+from pywren.exceptions import InvocationError, InvocationThrottledError, WorkerCrashedError
 from pywren.wire.cause import Cause
 
 
@@ -106,13 +106,29 @@ def test_a_cap_holds_calls_back():
     """``max_concurrency`` lets only so many go; the rest waits in the driver, and ``run`` returns."""
     driver, invocations, service, _ = make(lambda _: None, max_concurrency=10)
     invocations.run()
-    assert (len(service.taken), driver.never_invoked()) == (10, 90)
+    assert (len(service.taken), driver.not_invoked_yet()) == (10, 90)
     driver.ended("00000", 1, None, "", failed=False)
     invocations.wake()
     deadline = time.monotonic() + 20
     while len(service.taken) < 11 and time.monotonic() < deadline:
         driver.wait(0.05)
     assert len(service.taken) == 11
+
+
+def test_a_call_that_is_just_being_invoked():
+    """The end of the program waits until it is accepted, also while a lost call waits to be invoked again."""
+    driver = Driver(["00000", "00001"], Policy(retries=3))
+    lost = driver.next_call()
+    driver.accepted(*lost, "an id", time.time())
+    other = driver.next_call()
+    driver.failed(*lost, Cause.KILLED, WorkerCrashedError("killed"))
+    assert driver.not_invoked_yet() == 1
+    assert not driver.wait_until_invoked(0.0)
+    accept = threading.Timer(0.1, driver.accepted, [*other, "an id", time.time()])
+    accept.start()
+    assert driver.wait_until_invoked(20)
+    accept.join()
+    assert driver.not_invoked_yet() == 0
 
 
 def test_a_process_that_can_start_no_thread(monkeypatch):
@@ -127,4 +143,4 @@ def test_a_process_that_can_start_no_thread(monkeypatch):
 
     monkeypatch.setattr(threading.Thread, "start", start)
     invocations.wake()
-    assert (len(service.taken), driver.never_invoked()) == (20, 0)
+    assert (len(service.taken), driver.not_invoked_yet()) == (20, 0)

@@ -185,6 +185,7 @@ class Driver:
         self._made = self._now()
         self._deadline = math.inf if policy.timeout is None else self._clock() + policy.timeout
         self._exceeded: Exceeded | None = None
+        self._is_awaited = False  # True from the first wait_until_invoked() on
         self._lost: dict[str, ChunkRecord] = {}  # chunks whose calls are being taken back
         with self._lock:
             self._record = CallsetRecord(call_ids, self._service, following)
@@ -354,8 +355,8 @@ class Driver:
             # its way already.
             if call.phase is Phase.SENDING and attempt is call.current:
                 self._record.move(call, Phase.SENT)
-            if not self._record.in_phase[Phase.HELD]:
-                self.changed.notify_all()  # for wait_until_invoked()
+            if self._is_awaited:
+                self.changed.notify_all()  # otherwise nobody waits for this, but threads that invoke would wake up
 
     def throttled(self, call_id: str, number: int) -> None:
         """Record that the service was too busy. The call goes back into the queue, and the attempt does not count."""
@@ -428,12 +429,13 @@ class Driver:
                 if call is not None and call.chunk is None  # the key of a chunk is that of no attempt
             }
 
-    def never_invoked(self) -> int:
-        """Return how many calls wait in the queue that were never invoked."""
+    def not_invoked_yet(self) -> int:
+        """Return how many calls were never invoked, or are just being invoked: no service has accepted them."""
         with self._lock:
-            if not self._record.in_phase[Phase.HELD]:
+            if not (self._record.in_phase[Phase.HELD] or self._record.in_phase[Phase.SENDING]):
                 return 0
-            return sum(one.phase is Phase.HELD and not one.attempts for one in self._record.calls.values())
+            calls = self._record.calls.values()
+            return sum(one.phase is Phase.SENDING or (one.phase is Phase.HELD and not one.attempts) for one in calls)
 
     def has_begun(self) -> bool:
         """Tell whether any call may have been invoked. If not, the storage knows nothing about the callset."""
@@ -455,7 +457,8 @@ class Driver:
     def wait_until_invoked(self, timeout: float | None) -> bool:
         """Wait until every call was invoked. Return False if ``timeout``, in seconds, runs out first."""
         with self._lock:
-            return self.changed.wait_for(lambda: not self.never_invoked(), timeout)
+            self._is_awaited = True
+            return self.changed.wait_for(lambda: not self.not_invoked_yet(), timeout)
 
     def drop_held(self) -> list[str]:
         """Take all calls out of the queue that no attempt was ever made of, and return their ids."""

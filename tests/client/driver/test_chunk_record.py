@@ -119,11 +119,11 @@ def test_a_throttled_chunk_stays_as_it_is() -> None:
     driver.throttled(*driver.next_call())
     clock.now += 1.0
     assert counts(driver) == (5, 0, 0, 0, 0)
-    assert driver.never_invoked() == 5
+    assert driver.not_invoked_yet() == 5
     assert driver.has_uninvoked()
     assert not driver.has_begun()
     assert sorted(invoked(driver)) == [NAME, "00003.1"]
-    assert driver.never_invoked() == 0
+    assert driver.not_invoked_yet() == 0
     assert [len(driver.attempts(one)) for one in CALLS] == [1, 1, 1]
 
 

@@ -24,7 +24,7 @@ def test_they_are_held_behind_all_others():
     assert driver.next_call() == Ready("c", 1)
     assert driver.next_call() == Later(None, FOLLOWS)
     assert driver.next_due() is None
-    assert driver.never_invoked() == 2
+    assert driver.not_invoked_yet() == 3
     assert driver.let_go("b")
     assert driver.next_due() == 0.0
     assert driver.next_call() == Ready("b", 1)

@@ -63,6 +63,7 @@ logger = logging.getLogger(__name__)
 PIECE = 32 * 1024 * 1024
 """The most bytes of arguments that are joined to one object, unless a single argument is longer."""
 
+_PATIENCE = 5.0  # seconds in which a child that a client was starting when it was killed has come to run its program
 _THREADS = 32  # enough to hide the latency of S3, as in client.staged_calls
 _PLAIN = (str, int, float, bool, type(None))
 
@@ -484,12 +485,12 @@ class Job:
 
     # -- resuming --------------------------------------------------------------------------------------------------
 
-    def holder(self, callset: Callset) -> Holder | None:
-        """Return which client drives the job; ``None`` if none does."""
+    def holder(self, callset: Callset, patience: float = 0.0) -> Holder | None:
+        """Return which client drives the job; ``None`` if none does. For ``patience``, see ``client_of``."""
         path = client_file(self.storage, callset) if self.is_here else None
         if path is None:
             return held(self.storage, callset)
-        client = client_of(path)
+        client = client_of(path, patience)
         return None if client is None else Holder("here", socket.gethostname(), client.pid, client.since, time.time())
 
     def resume(
@@ -569,7 +570,7 @@ class Job:
             ArgumentError: another client drives it.
         """
         path = client_file(self.storage, callset) if self.is_here else None
-        holder = self.holder(callset)
+        holder = self.holder(callset, _PATIENCE)
         if holder is not None and (outstanding or (path is None and holder.id)):
             raise self._driven_by(holder)
         lease = Lease(self.storage, callset)

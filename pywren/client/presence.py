@@ -23,6 +23,7 @@ from pywren.system import file_locks
 from pywren.system.private_files import make_directories, temporary_file
 
 _NOTE_LIMIT = 256  # bytes that are read of the file
+_POLL = 0.02  # seconds; nothing tells of the end of a lock that somebody else holds
 
 _Key = tuple[int, str]
 _locked: dict[_Key, str] = {}
@@ -68,8 +69,33 @@ def announce(path: Path, scratch: Path) -> None:
         ) from error
 
 
-def client_of(path: Path) -> Client | None:
-    """Return the living process that has announced a callset under a path; ``None`` if there is none."""
+def client_of(path: Path, patience: float = 0.0) -> Client | None:
+    """Return the living process that has announced a callset under a path; ``None`` if there is none.
+
+    Args:
+        path: the file that the process keeps locked.
+        patience: for how many seconds to wait for the end of the lock if the process does not exist. A child that a
+            process was starting when it was killed keeps the lock until execve(2) closes the child's copy of the file.
+            But the process may exist all the same, in another container that shares the directory.
+    """
+    until = time.monotonic() + patience
+    while (client := _read(path)) is not None and _is_gone(client.pid) and time.monotonic() < until:
+        time.sleep(_POLL)
+    return client
+
+
+def _is_gone(pid: int) -> bool:
+    try:
+        # Never on Windows, where this would end the process: it has no such locks.
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):  # it exists, and belongs to somebody else; or the file holds no such number
+        return False
+    return False
+
+
+def _read(path: Path) -> Client | None:
     if not is_locked(path):
         return None
     try:

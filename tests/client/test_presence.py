@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
 import sys
+import textwrap
 
 import pytest
 
@@ -45,6 +47,32 @@ def start(scratch, *paths):
 def end(process):
     process.kill()
     process.communicate(timeout=60)
+
+
+def test_a_lock_that_outlives_its_process(tmp_path, scratch):
+    """A child that a process was starting when it was killed keeps the lock for a moment: whoever is patient waits."""
+    path = tmp_path / "client"
+    script = """
+        import os, signal, subprocess, sys
+        from pathlib import Path
+        from pywren.client import presence
+        presence.announce(Path(sys.argv[1]), Path(sys.argv[2]))
+        subprocess.Popen(["sleep", "1"], pass_fds=[presence._open[0].fileno()], stdout=subprocess.DEVNULL)
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script), path, scratch], check=False)
+    assert client_of(path) is not None
+    assert client_of(path, patience=60) is None
+
+
+def test_a_process_that_lives_is_not_waited_for(tmp_path, scratch):
+    """Patience is only for those that are gone."""
+    path = tmp_path / "client"
+    process = start(scratch, path)
+    try:
+        assert client_of(path, patience=math.inf).pid == process.pid
+    finally:
+        end(process)
 
 
 def test_a_process_is_seen_until_it_is_killed(tmp_path, scratch):

@@ -23,8 +23,8 @@ from pywren.testing.emulator._supervisor import module_command, supervised
 
 logger = logging.getLogger(__name__)
 
-START_SECONDS = 60.0
-"""How long a part may take to start."""
+START_SECONDS = 120.0
+"""How long a part may take to start. It takes a second or two, and a minute on a machine that is very busy."""
 
 _ATTEMPTS = 3
 _POLL_SECONDS = 0.05
@@ -113,6 +113,11 @@ class _Process:
         """Return an error that consists of this text and the end of the log."""
         return EmulatorError(f"{self._name} {what}\n{self.log_end()}")
 
+    def not_started(self, *, in_time: bool) -> EmulatorError:
+        """Return the error of a process that did not answer: it has ended ``in_time``, or nobody waits any longer."""
+        late = f" within {START_SECONDS:g} s: if this machine is very busy, try again"
+        return self.error("did not start" + ("" if in_time else late))
+
     def log_end(self) -> str:
         """Return the last lines of the log."""
         try:
@@ -197,7 +202,7 @@ class SeaweedFS:
             if await self._writable(door):
                 return door
             again = self._may_go_on()
-            error = self._process.error("did not start")
+            error = self._process.not_started(in_time=not self._process.running)
             await self.close()
             if not again:
                 break
@@ -326,12 +331,13 @@ class MotoServer:
         await self._process.start(
             module_command("pywren.testing.emulator._moto_server"), answers=True, variables={SECRET_VARIABLE: secret}
         )
+        port, in_time = "", True
         try:
             port = await asyncio.wait_for(self._process.answer(), START_SECONDS)
         except asyncio.TimeoutError:
-            port = ""
+            in_time = False
         if not port:
-            error = self._process.error("did not start")
+            error = self._process.not_started(in_time=in_time)
             await self.close()
             raise error
         return Door(f"http://127.0.0.1:{port}", secret=secret)

@@ -321,6 +321,16 @@ def test_motos_server_that_does_not_come_up_says_why(tmp_path: Path, monkeypatch
         with_backend(MotoServer, tmp_path, print)
 
 
+def test_a_server_that_takes_too_long_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says how long it was waited for, and what to do."""
+    monkeypatch.setattr(_backends, "module_command", lambda module: ["sh", "-c", "echo 'at work' >&2; sleep 600"])
+    monkeypatch.setattr(_backends, "START_SECONDS", 0.5)
+    with pytest.raises(
+        EmulatorError, match=r"moto's server did not start within 0.5 s: if .* busy, try(.|\n)*at work"
+    ):
+        with_backend(MotoServer, tmp_path, print)
+
+
 def test_a_backend_that_ends_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``ended`` returns the error, with exit code and log."""
     command = ["sh", "-c", "echo 1234; echo 'out of memory' >&2; exit 2"]

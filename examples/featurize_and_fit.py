@@ -1,6 +1,6 @@
 """Featurise many samples and choose a model with scikit-learn, in parallel through the joblib backend.
 
-Run it with ``python examples/featurize_and_fit.py [SAMPLES]``. Needs ``pip install 'pywren[joblib]' scikit-learn``; on
+Run it with ``python examples/featurize_and_fit.py [SAMPLES]``. Needs ``pip install ".[joblib]" scikit-learn``; on
 Lambda, scikit-learn in the runtime.
 
 The features are made by ``joblib.Parallel``, and the search is scikit-learn's own: inside ``parallel_config`` both make

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "testing.md").read_text("utf-8")
 BLOCKS = [part.partition("```")[0] for part in GUIDE.split("```python\n")[1:]]
-MOCKED, EMULATED = BLOCKS[:3], BLOCKS[3:]
+MOCKED, EMULATED = BLOCKS[:4], BLOCKS[4:]
 COMMAND = "python -m pywren.testing.emulator --memory 512 -- python my_job.py"
 JOB = """
 import faulthandler, pywren
@@ -32,14 +32,14 @@ def test_the_options(pywren_aws):
 @pytest.mark.moto
 def test_the_context_of_the_guide_runs(tmp_path):
     """The first program runs unchanged, and shows a log."""
-    assert "START RequestId" in run_program(tmp_path, MOCKED[2])
+    assert "START RequestId" in run_program(tmp_path, MOCKED[3])
 
 
 @pytest.mark.moto
 def test_the_fixtures_of_the_guide_run(tmp_path):
     """The tests run, with the options in conftest.py."""
     (tmp_path / "my_package.py").write_text(PIPELINE, "utf-8")
-    run_tests(tmp_path, MOCKED[1], MOCKED[0] + TEST_OF_THE_OPTIONS)
+    run_tests(tmp_path, MOCKED[1], MOCKED[0] + MOCKED[2] + TEST_OF_THE_OPTIONS)
 
 
 @pytest.mark.emulator

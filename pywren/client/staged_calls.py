@@ -894,7 +894,9 @@ class StagedCallset:
             # A worker that reports has run. Repeats of what never ran have no limit, so it cannot ask for them. That of
             # a chunk has run other calls; and a relay, which has run none, says so in its own way: the call is invoked
             # without one from then on.
-            is_back = self._invocations is not None and self._invocations.handed_back(status.failure)
+            is_back = self._invocations is not None and self._invocations.handed_back(
+                status.call_id, status.attempt, status.failure
+            )
             is_back = is_back or (cause is Cause.HANDED_BACK and status.page is not None)
             cause = Cause.WORKER_FAILED if cause in NEVER_RAN and not is_back else cause
             return cause, status.failure.error(self.callset.id, status.call_id, status.document())

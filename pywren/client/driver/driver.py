@@ -33,7 +33,7 @@ from pywren.client.driver.capacity import USUAL_CONCURRENCY, room
 from pywren.client.driver.chunks import Situation, chunk_size, time_limit
 from pywren.client.driver.policy import Policy, too_late
 from pywren.client.driver.record import FOLLOWING, CallsetRecord, Counts
-from pywren.client.driver.retrying import Again, Over, after, described
+from pywren.client.driver.retrying import Again, Over, after, described, was_handed_back_too_often
 from pywren.client.driver.service import Service, Waker
 from pywren.client.driver.stragglers import stragglers
 from pywren.client.driver.suspicion import suspects
@@ -793,6 +793,13 @@ class Driver:
             call = self._record.calls.get(call_id)
             return () if call is None else tuple(_shown(one) for one in call.attempts if not math.isnan(one.sent))
 
+    def request_id(self, call_id: str, number: int) -> str:
+        """Return the service's id of the invocation of an attempt; empty while it is unknown."""
+        with self._lock:
+            call = self._record.calls.get(call_id)
+            attempt = None if call is None else call.attempt(number)
+            return "" if attempt is None else attempt.request_id
+
     def next_due(self) -> float | None:
         """Return in how many seconds the next held call may be invoked; ``None`` if nothing waits for its time.
 
@@ -873,7 +880,7 @@ class Driver:
 
     def _follow(self, call: CallRecord, attempt: AttemptRecord, wanted: bool) -> Again | Over | None:
         self._record.leave(call)
-        call.alone = call.alone or attempt.cause not in NEVER_RAN
+        call.alone = call.alone or attempt.cause not in NEVER_RAN or was_handed_back_too_often(call)
         step = after(call, attempt, wanted, self.policy, self._jitter())
         if isinstance(step, Again) and attempt.cause not in CURABLE and self._is_stopped():
             step = Over(described(call, attempt))  # the function's own error says more than that there is no other try

@@ -7,6 +7,7 @@ import pytest
 from pywren.client.driver.driver import Driver, Later, Ready
 from pywren.client.driver.policy import Policy
 from pywren.client.driver.record import Counts
+from pywren.client.driver.retrying import MOST_HANDED_BACK
 from pywren.exceptions import CallLostError, WorkerCrashedError
 from pywren.wire.cause import Cause
 
@@ -403,3 +404,19 @@ def test_what_a_chunk_hands_back_while_it_runs_is_invoked_at_once() -> None:
     end(driver, CALLS[1], 2)
     end(driver, CALLS[2], 2)
     assert driver.counts() == Counts(3, 0, 0, 0, 0, 3, 0, 2)
+
+
+@pytest.mark.parametrize("by_report", [True, False])
+@pytest.mark.parametrize("retries", [0, 2])
+def test_chunks_cannot_hand_a_call_back_without_end(by_report: bool, retries: int) -> None:
+    """A worker that runs calls, and says that it has not, gets each of them a limited number of times."""
+    driver = driver_of(3, retries=retries)
+    for number in range(1, MOST_HANDED_BACK + 1):
+        assert invoked(driver) == [f"00000.{number}"]
+        if by_report:
+            for call_id in CALLS:
+                driver.failed(call_id, number, Cause.HANDED_BACK, CallLostError("handed back"))
+        else:
+            assert driver.leave(f"00000.{number}") == []
+    assert invoked(driver) == CALLS  # alone: there, nobody believes a worker that says so
+    assert all(causes(driver, one) == ["handed back"] * MOST_HANDED_BACK + [None] for one in CALLS)

@@ -361,19 +361,18 @@ class _Crew:
         self._last_accepted = self._clock()  # without a lock: all threads write "now"
         self._waiting = 0
         # Whether invocations go through relays. And what decides about that: how many threads there are, how many
-        # invocations waited when they began, how many were accepted since without a relay, and the seconds that took.
+        # invocations were accepted without a relay, and the seconds that took.
         # Counts to which several threads add without a lock are approximate, which is good enough.
-        self._relays, self._size, self._held, self._direct, self._took = False, 1, 0, 0, 0.0
+        self._relays, self._size, self._direct, self._took = False, 1, 0, 0.0
         # Only the thread that makes the crew reads and writes these.
         self._watcher = watcher
         self._next_look = math.inf
 
     def work_together(self) -> None:
         """Work, with as many helpers as there are calls for, until the driver has no more for any thread."""
-        held = math.ceil(self._driver.counts().held / (self._driver.policy.chunksize or 1))
-        fan_out = self._work_for.fan_out
-        self._held, self._relays = held, fan_out is not None and fan_out.is_worth(held)
-        self._size = count = min(self._work_for._threads, held)
+        expected, fan_out = self._driver.expected_invocations(), self._work_for.fan_out
+        self._relays = fan_out is not None and fan_out.is_worth(expected)
+        self._size = count = max(1, min(self._work_for._threads, expected))
         helpers = [threading.Thread(target=self._work, name="pywren-request", daemon=True) for _ in range(count - 1)]
         started = []
         try:
@@ -413,7 +412,7 @@ class _Crew:
     def _together(self, first: Ready) -> list[Ready]:
         """Return the attempts that are invoked together with one, through a relay; or that one alone."""
         batch, fan_out = [first], self._work_for.fan_out
-        if fan_out is None or not (self._relays or self._is_slow(fan_out)) or not fan_out.is_usable():
+        if fan_out is None or not (self._relays or self._is_worth(fan_out)) or not fan_out.is_usable():
             return batch
         self._relays = True
         # An attempt that repeats another goes directly: it may have been a relay that did not work.
@@ -429,11 +428,10 @@ class _Crew:
             batch.append(step)
         return batch
 
-    def _is_slow(self, fan_out: FanOut) -> bool:
-        """Tell whether the invocations so far show that the rest would take long."""
-        if self._direct < _TRIAL:
-            return False
-        return fan_out.is_worth(self._held - self._direct, self._size * self._direct / max(self._took, 1e-6))
+    def _is_worth(self, fan_out: FanOut) -> bool:
+        """Tell whether what is known by now of the calls, and of the time that invocations take, speaks for relays."""
+        rate = None if self._direct < _TRIAL else self._size * self._direct / max(self._took, 1e-6)
+        return fan_out.is_worth(self._driver.expected_invocations(), rate)
 
     def _waits_for(self, seconds: float) -> bool:
         # map() waits for the calls that were never accepted. Those that are to be invoked again are for the background.

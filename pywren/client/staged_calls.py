@@ -766,6 +766,8 @@ class StagedCallset:
         self._mark_stored()
         # Before any request below: outcomes that are known must not wait for, or be lost to, requests that may fail.
         self._mark_running(found.signs)
+        if self.driver is not None:
+            self.driver.review()  # before anything that takes time
         self._settle(verdicts)
         if self.driver is None or not self._may_drive:
             self._end_what_died(found)

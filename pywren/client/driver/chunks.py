@@ -59,6 +59,9 @@ LEARNING = 1.5
 """Seconds for which calls wait behind the first wave, at most, since its first invocation. A cold start without a
 runtime takes half a second (``docs/scale.md``), and most are over after one. Longer calls gain little from chunks."""
 
+ENOUGH = 20
+"""After so many calls have ended the others wait no longer. The very first ones may not be like most."""
+
 STAKE = 0.25
 """The part of the time for invoking all calls alone, which chunks might save, after which they wait no longer."""
 

@@ -30,7 +30,7 @@ from typing import NamedTuple
 from pywren.client.driver.budget import Exceeded, affordable
 from pywren.client.driver.calls import AttemptRecord, CallRecord, ChunkRecord, Lost, Phase
 from pywren.client.driver.capacity import USUAL_CONCURRENCY, room
-from pywren.client.driver.chunks import Situation, chunk_size, first_wave, learning, time_limit
+from pywren.client.driver.chunks import ENOUGH, Situation, chunk_size, first_wave, learning, time_limit
 from pywren.client.driver.policy import Policy, too_late
 from pywren.client.driver.record import FOLLOWING, CallsetRecord, Counts
 from pywren.client.driver.retrying import Again, Over, after, described, was_handed_back_too_often
@@ -624,11 +624,14 @@ class Driver:
             return
         with self._lock:
             self._record.review(self._now())
-            if self._learns and chunk_size(self._situation()) > 1:
+            if not self._learns:
+                return
+            ended = self._record.counts().done
+            if ended >= ENOUGH and chunk_size(self._situation()) > 1:
                 self._end_learning()
-            elif self._learns:
-                # For each call that has ended another one may begin, as what is known speaks for more calls alone.
-                self._first = self._first_wave + self._record.counts().done
+            else:
+                # For each call that has ended another one may begin: the service is kept busy.
+                self._first = self._first_wave + ended
                 self.changed.notify_all()
 
     def decide(self) -> list[Ended]:

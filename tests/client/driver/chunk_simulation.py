@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from pywren.client.driver.chunks import Situation, Times, chunk_size, first_wave, learning, time_limit
+from pywren.client.driver.chunks import ENOUGH, Situation, Times, chunk_size, first_wave, learning, time_limit
 
 
 @dataclass
@@ -137,7 +137,8 @@ class _World:
                 del self.known[chunk]
         self.times.review(self._so_far(one) for one in self.known)
         self.reviewed = self.ended
-        self.learns = self.learns and bool(self.held) and chunk_size(self._situation()) == 1
+        is_known = self.ended >= ENOUGH and bool(self.held) and chunk_size(self._situation()) > 1
+        self.learns = self.learns and not is_known
         if self.client_is_free and self.held:
             self.client_is_free = False
             self.at(self.now, "send")

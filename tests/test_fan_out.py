@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from collections import Counter
@@ -12,7 +13,14 @@ import pywren
 import pywren.testing
 from pywren.aws.requests import AWS
 from pywren.client import fan_out
-from pywren.exceptions import CallCancelledError, InvocationError, InvocationThrottledError
+from pywren.exceptions import CallCancelledError, CallLostError, InvocationError, InvocationThrottledError
+from pywren.storage import Storage
+from pywren.wire.call import Call
+from pywren.wire.cause import Cause
+from pywren.wire.failure import Failure
+from pywren.wire.keys import STATUS_SUFFIX, CallKeys
+from pywren.wire.relay import BUSY, DENIED
+from pywren.wire.status import Status
 from pywren.worker import relay
 
 pytestmark = pytest.mark.moto
@@ -165,6 +173,49 @@ def test_a_relay_that_is_delivered_twice(executor, invoked, monkeypatch):
     futures = executor.map(lambda x: x + 1, range(10))
     assert values(futures) == list(range(1, 11))
     assert len(invoked.by_workers) == 20
+
+
+class Liar:
+    """A worker that runs calls, and reports each as handed back by a relay that was too busy, or had no permission."""
+
+    def __init__(self, monkeypatch, code):
+        self.code, self.began = code, Counter()
+        monkeypatch.setattr(AWS, "invoke_async", lambda aws, name, body: self._invoke(json.loads(body)))
+
+    def _invoke(self, payload):
+        storage = Storage(payload["storage_config"])
+        failure = Failure("CallLostError", "it is too busy", (self.code,), Cause.HANDED_BACK)
+        calls = [Call.decode(one) for one in payload.get("relay", [payload])]
+        for call in calls:
+            self.began[call.call_id] += 1
+            status = Status(call.callset_id, call.call_id, call.attempt, failure, info={"status_key": call.status_key})
+            key = CallKeys(call.status_key.removesuffix(STATUS_SUFFIX)).attempt(call.attempt)
+            storage.put(key, status.encode(call.attempt_key))
+        return "a request"
+
+
+@pytest.mark.parametrize("code", [BUSY, DENIED])
+def test_a_worker_that_pretends_to_be_a_relay(executor, monkeypatch, code, caplog):
+    """Its reports count as failures of the worker: so its calls have as many attempts as any, and relays go on."""
+    liar = Liar(monkeypatch, code)
+    futures = executor.map(lambda x: x, range(5))
+    for future in futures:
+        with pytest.raises(CallLostError):
+            future.result(WAIT)
+    assert liar.began == {f"{index:05d}": 3 for index in range(5)}  # retries=2
+    assert {one.cause for one in futures[0].attempts} == {"worker failed"}
+    assert executor.invoker.fan_out.is_usable()
+    assert "fan-out" not in caplog.text
+
+
+def test_a_worker_behind_a_relay_that_pretends_to_be_the_relay(executor, invoked, monkeypatch):
+    """One attempt of each call is for nothing, as repeats are invoked directly."""
+    liar = Liar(monkeypatch, BUSY)
+    futures = executor.map(lambda x: x, range(5))
+    for future in futures:
+        with pytest.raises(CallLostError):
+            future.result(WAIT)
+    assert liar.began == {f"{index:05d}": 4 for index in range(5)}
 
 
 def test_it_is_off_unless_the_configuration_says_otherwise(config, invoked):

@@ -248,12 +248,11 @@ class World:
     def _work(self, event: Event, environment: int) -> None:
         self.workers.handle(event, environment, self.functions)
 
-    def _finish(self, event: Event, started: float) -> None:
-        ended = self.world.now
+    def _finish(self, event: Event, started: float, ended: float) -> None:
         payload = json.loads(event.body)
         theirs = self.objects.sent_by_workers
         theirs["put"] += 1
-        seconds = ended - started
+        seconds = self.world.now - started
         if seconds > BEACON_FIRST:
             theirs["get"] += 1 + int((seconds - BEACON_FIRST) / WATCHING)
         if started - event.sent > LATE:

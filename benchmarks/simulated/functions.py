@@ -84,7 +84,7 @@ class Functions:
         agenda: the time, and what happens next.
         service: what the service does.
         rng: where chance comes from.
-        finished: called with an event, and when its worker began, when the worker has ended.
+        finished: called with an event, and when its worker began and its call ended, when its status is stored.
         shown: called with the same when the worker shows that it runs the event.
         failed: called with an event and a cause when the service records that the event has failed.
         works: called with a chunk, and the number of the environment that runs it, when its worker begins. It calls
@@ -106,7 +106,7 @@ class Functions:
         service: Service,
         rng: random.Random,
         *,
-        finished: Callable[[Event, float], object],
+        finished: Callable[[Event, float, float], object],
         shown: Callable[[Event, float], object],
         failed: Callable[[Event, Cause], object],
         works: Callable[[Event, int], object] | None = None,
@@ -205,8 +205,9 @@ class Functions:
             self._works(event, environment)
             return
         duration, is_killed = self.begin(event.call_id)
+        ended = now + duration
         duration += 0.0 if is_killed else drawn(self._rng, self._service.storing)
-        self._agenda.at(now + duration, self._finish, event, environment, now, is_killed)
+        self._agenda.at(now + duration, self._finish, event, environment, now, ended, is_killed)
         if duration > BEACON_FIRST:
             self._agenda.at(now + BEACON_FIRST, self._show, event, now, now + duration)
 
@@ -223,9 +224,9 @@ class Functions:
         if self._agenda.now + BEACON_EVERY < until:
             self._agenda.at(self._agenda.now + BEACON_EVERY, self._show, event, started, until)
 
-    def _finish(self, event: Event, environment: int, started: float, is_killed: bool) -> None:
+    def _finish(self, event: Event, environment: int, started: float, ended: float, is_killed: bool) -> None:
         if not is_killed:
-            self._finished(event, started)
+            self._finished(event, started, ended)
         self.end(event, environment, started, is_killed=is_killed)
 
     def end(self, event: Event, environment: int, started: float, *, is_killed: bool = False) -> None:

@@ -6,7 +6,8 @@ Later, when calls are to be invoked again or there is room for calls that were h
 threads do nothing but invoke; they end when the driver has nothing for them.
 
 ``_lock`` guards ``_busy``: at most one crew works at a time. A thread holds it only to test and set the flag. Between
-two invocations threads wait on ``driver.changed``, whose lock is the driver's.
+two invocations threads wait on ``driver.changed``, whose lock is the driver's. ``_relaying`` is a set to which threads
+that invoke add, and which the thread that polls reads: each of these steps is one operation.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from pywren.client.waiting import Watcher
 from pywren.exceptions import InvocationThrottledError, StorageError
 from pywren.system.threads import MOST_AT_ONCE
 from pywren.wire.failure import Failure
-from pywren.wire.relay import MOST_RELAYED, RELAY_ROOM, relayed_id
+from pywren.wire.relay import MOST_RELAYED, RELAY_ROOM, is_relayed, relayed_id
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +88,9 @@ class Invocations:
         self._lock = threading.Lock()
         self._busy = False
         self._said_held = ""
+        # Calls and attempts whose relay is being sent, or was when Ctrl-C came. The driver does not know yet who has
+        # invoked them, and a relay that may not hand them on says so within milliseconds.
+        self._relaying: set[tuple[str, int]] = set()
         self.uncertain = 0  # no lock: Ctrl-C interrupts one thread only, the program's own
         driver.waker = weakref.WeakMethod(self._wake)
 
@@ -249,15 +253,19 @@ class Invocations:
 
     def _relay(self, fitting: Sequence[_Prepared]) -> None:
         began = self._clock()
+        attempts = {one.attempt for one in fitting}
+        self._relaying |= attempts
         try:
             request_id = self._invoker.relay(fitting[0].payload, [one.body for one in fitting])
         except InvocationThrottledError:
+            self._relaying -= attempts
             for one in fitting[1:]:
                 self._driver.give_back(*one.ready)
             self._driver.throttled(*fitting[0].ready)  # one request was refused
             raise
         except Exception as error:  # noqa: BLE001 -- whatever it is, the calls go back into the queue
             # Whether the service refuses the calls too shows when they are invoked without a relay.
+            self._relaying -= attempts
             if self.fan_out is not None:
                 self.fan_out.refused(error)
             for one in fitting:
@@ -270,6 +278,7 @@ class Invocations:
         for one in fitting:
             self._note(one.ready, self._clock() - began)
         self._accept_relayed(fitting, request_id)
+        self._relaying -= attempts
 
     def _accept_relayed(self, fitting: Sequence[_Prepared], request_id: str) -> None:
         # From now on a call counts as one that waits at the service: if the relay dies before it hands the call on, the
@@ -277,9 +286,16 @@ class Invocations:
         for index, one in enumerate(fitting):
             self._driver.accepted(*one.ready, request_id and relayed_id(request_id, index), self._now())
 
-    def handed_back(self, failure: Failure) -> bool:
-        """Tell whether a worker reports that a relay has handed a call back; see ``FanOut.handed_back``."""
-        return self.fan_out is not None and self.fan_out.handed_back(failure)
+    def handed_back(self, call_id: str, number: int, failure: Failure) -> bool:
+        """Tell whether a relay reports that it has handed an attempt back; see ``FanOut.handed_back``.
+
+        What the worker of an attempt says that no relay has invoked is not believed: it has begun. And repeats are not
+        relayed, so no call can come back in this way for a second time.
+        """
+        if self.fan_out is None:
+            return False
+        is_from_relay = (call_id, number) in self._relaying or is_relayed(self._driver.request_id(call_id, number))
+        return is_from_relay and self.fan_out.handed_back(failure)
 
     def tell_delayed(self, error: BaseException) -> None:
         """Log, once for each reason, that calls are invoked later because the credentials are of no use now."""
@@ -311,6 +327,11 @@ class _Prepared(NamedTuple):
     payload: Mapping[str, Any]
     body: bytes
 
+    @property
+    def attempt(self) -> tuple[str, int]:
+        """The call, and its attempt; of a chunk the first call."""
+        return self.payload["call_id"], self.payload["attempt"]
+
 
 class _NotNow(Exception):
     """The credentials of this process have expired. The error of the service is the cause."""
@@ -340,19 +361,18 @@ class _Crew:
         self._last_accepted = self._clock()  # without a lock: all threads write "now"
         self._waiting = 0
         # Whether invocations go through relays. And what decides about that: how many threads there are, how many
-        # invocations waited when they began, how many were accepted since without a relay, and the seconds that took.
+        # invocations were accepted without a relay, and the seconds that took.
         # Counts to which several threads add without a lock are approximate, which is good enough.
-        self._relays, self._size, self._held, self._direct, self._took = False, 1, 0, 0, 0.0
+        self._relays, self._size, self._direct, self._took = False, 1, 0, 0.0
         # Only the thread that makes the crew reads and writes these.
         self._watcher = watcher
         self._next_look = math.inf
 
     def work_together(self) -> None:
         """Work, with as many helpers as there are calls for, until the driver has no more for any thread."""
-        held = math.ceil(self._driver.counts().held / (self._driver.policy.chunksize or 1))
-        fan_out = self._work_for.fan_out
-        self._held, self._relays = held, fan_out is not None and fan_out.is_worth(held)
-        self._size = count = min(self._work_for._threads, held)
+        expected, fan_out = self._driver.expected_invocations(), self._work_for.fan_out
+        self._relays = fan_out is not None and fan_out.is_worth(expected)
+        self._size = count = max(1, min(self._work_for._threads, expected))
         helpers = [threading.Thread(target=self._work, name="pywren-request", daemon=True) for _ in range(count - 1)]
         started = []
         try:
@@ -392,7 +412,7 @@ class _Crew:
     def _together(self, first: Ready) -> list[Ready]:
         """Return the attempts that are invoked together with one, through a relay; or that one alone."""
         batch, fan_out = [first], self._work_for.fan_out
-        if fan_out is None or not (self._relays or self._is_slow(fan_out)) or not fan_out.is_usable():
+        if fan_out is None or not (self._relays or self._is_worth(fan_out)) or not fan_out.is_usable():
             return batch
         self._relays = True
         # An attempt that repeats another goes directly: it may have been a relay that did not work.
@@ -408,11 +428,10 @@ class _Crew:
             batch.append(step)
         return batch
 
-    def _is_slow(self, fan_out: FanOut) -> bool:
-        """Tell whether the invocations so far show that the rest would take long."""
-        if self._direct < _TRIAL:
-            return False
-        return fan_out.is_worth(self._held - self._direct, self._size * self._direct / max(self._took, 1e-6))
+    def _is_worth(self, fan_out: FanOut) -> bool:
+        """Tell whether what is known by now of the calls, and of the time that invocations take, speaks for relays."""
+        rate = None if self._direct < _TRIAL else self._size * self._direct / max(self._took, 1e-6)
+        return fan_out.is_worth(self._driver.expected_invocations(), rate)
 
     def _waits_for(self, seconds: float) -> bool:
         # map() waits for the calls that were never accepted. Those that are to be invoked again are for the background.

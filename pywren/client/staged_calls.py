@@ -766,6 +766,8 @@ class StagedCallset:
         self._mark_stored()
         # Before any request below: outcomes that are known must not wait for, or be lost to, requests that may fail.
         self._mark_running(found.signs)
+        if self.driver is not None:
+            self.driver.review()  # before anything that takes time
         self._settle(verdicts)
         if self.driver is None or not self._may_drive:
             self._end_what_died(found)
@@ -894,7 +896,9 @@ class StagedCallset:
             # A worker that reports has run. Repeats of what never ran have no limit, so it cannot ask for them. That of
             # a chunk has run other calls; and a relay, which has run none, says so in its own way: the call is invoked
             # without one from then on.
-            is_back = self._invocations is not None and self._invocations.handed_back(status.failure)
+            is_back = self._invocations is not None and self._invocations.handed_back(
+                status.call_id, status.attempt, status.failure
+            )
             is_back = is_back or (cause is Cause.HANDED_BACK and status.page is not None)
             cause = Cause.WORKER_FAILED if cause in NEVER_RAN and not is_back else cause
             return cause, status.failure.error(self.callset.id, status.call_id, status.document())

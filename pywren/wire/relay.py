@@ -62,9 +62,14 @@ def relayed_id(request_id: str, index: int) -> str:
     return f"{request_id}/{index}"
 
 
+def is_relayed(request_id: str) -> bool:
+    """Tell whether an invocation was made by a relay, as far as the client's name of it says so."""
+    return "/" in request_id
+
+
 def relays_of(request_ids: Iterable[str]) -> frozenset[str]:
     """Return the service's ids of the relays that have made some invocations."""
-    return frozenset(one.partition("/")[0] for one in request_ids if "/" in one)
+    return frozenset(one.partition("/")[0] for one in request_ids if is_relayed(one))
 
 
 def is_relay(payload: object) -> bool:

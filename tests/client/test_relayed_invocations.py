@@ -188,12 +188,21 @@ def test_many_calls_go_through_relays(function):
     assert all(name.startswith("relay-") for name in names)
 
 
+def test_relays_are_for_invocations_that_are_certain(function):
+    """Calls that may share invocations go directly, until it shows that they will not."""
+    driver = run(function, 5000, chunksize=None, concurrency=1000)
+    first = 750  # the first wave
+    assert first - 8 <= len(function.direct) < 2000  # each thread may have one when another begins with relays
+    assert sum(function.relays) + len(function.direct) == driver.counts().sent == 5000
+    assert not run(Function(), 5000, chunksize=2).invocations.fan_out.is_worth(2500)
+
+
 def test_big_payloads(function):
     """A relay takes what fits; a payload that no relay takes is invoked by itself."""
 
     def payload(ready):
         size = {"00007": RELAY_ROOM, "00011": RELAY_ROOM - 100}.get(ready.call_id, 20_000)
-        return {"call_id": ready.call_id, "data_inline": "x" * size}
+        return {"call_id": ready.call_id, "attempt": ready.number, "data_inline": "x" * size}
 
     sizes = []
     function.answer_relay = lambda payloads: sizes.append(sum(len(json.dumps(one)) for one in payloads))
@@ -251,7 +260,7 @@ def test_a_payload_that_cannot_be_made(function):
     def payload(ready):
         if ready.call_id == "00100":
             raise StorageError("the plan cannot be written")
-        return {"call_id": ready.call_id}
+        return {"call_id": ready.call_id, "attempt": ready.number}
 
     with pytest.raises(StorageError, match="plan"):
         run(function, payload=payload, threads=1)
@@ -279,7 +288,7 @@ def test_ctrl_c_while_a_relay_is_prepared(function):
     def payload(ready):
         if ready.call_id == "00100":
             raise KeyboardInterrupt
-        return {"call_id": ready.call_id}
+        return {"call_id": ready.call_id, "attempt": ready.number}
 
     driver = run(function, payload=payload, patient=False, threads=1)
     with pytest.raises(KeyboardInterrupt):
@@ -312,7 +321,7 @@ def test_repeats_go_directly(function):
         again = driver.take(first.call_id)
         assert invoking._Crew(driver.invocations, patient=True)._together(again) == [again]
     else:
-        assert function.direct == [first.call_id]
+        assert first.call_id in function.direct  # others may be alone in a batch
     assert set(function.got.values()) == {1}
 
 
@@ -326,6 +335,52 @@ def test_the_pace_holds_for_what_a_relay_invokes(function):
     crew = invoking._Crew(driver.invocations, patient=True)
     crew._relays = True
     assert 1 <= len(crew._together(first)) <= 15
+
+
+# -- what comes back ---------------------------------------------------------------------------------------------
+
+
+def test_only_a_relay_hands_attempts_back(function):
+    """A worker that reports of an attempt that no relay has invoked has begun it: nothing follows from its words."""
+    driver = run(function, LEAST + 1)
+    assert driver.invocations.handed_back("00000", 1, failure(BUSY))
+    directly = run(function, 2)
+    for number in (1, 2):
+        assert not directly.invocations.handed_back("00000", number, failure(BUSY))
+        assert not directly.invocations.handed_back("00000", number, failure(DENIED))
+    assert not directly.invocations.handed_back("unknown", 1, failure(DENIED))
+
+
+@pytest.mark.parametrize("code", [BUSY, DENIED])
+def test_a_relay_hands_attempts_back_before_its_invocation_is_answered(function, code):
+    """A relay that may not invoke says so at once, which a poll may find before the program has Lambda's answer."""
+    seen = []
+    driver = run(function, LEAST + 1, threads=1, patient=False)
+    function.answer_relay = lambda payloads: seen.append(
+        driver.invocations.handed_back(payloads[0]["call_id"], payloads[0]["attempt"], failure(code))
+    )
+    driver.invocations.run()
+    assert seen == [True]  # then the others are invoked directly
+    assert driver.invocations._relaying == set()
+
+
+@pytest.mark.parametrize("error", [InvocationThrottledError("busy"), InvocationError("no"), KeyboardInterrupt()])
+def test_a_relay_that_was_not_accepted_hands_nothing_back(function, error):
+    """Its calls are invoked directly then. After Ctrl-C nobody knows, so what it may say later is believed."""
+    driver = run(function, LEAST + 1, threads=1, patient=False)
+    refusals = [error]
+
+    def answer(payloads):
+        if refusals:
+            function.fan_out.refused(refusals[0])  # no other relay
+            raise refusals.pop()
+
+    function.answer_relay = answer
+    try:
+        driver.invocations.run()
+    except KeyboardInterrupt:
+        pass
+    assert driver.invocations.handed_back("00000", 1, failure(BUSY)) == isinstance(error, KeyboardInterrupt)
 
 
 def test_a_slow_line(function, monkeypatch):

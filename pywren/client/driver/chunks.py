@@ -2,8 +2,10 @@
 
 They are made before each invocation, from what the driver knows by then. The rules, in the order of their weight:
 
-- *Nothing is known*: as long as no call has ended, an invocation has one call, and the client does not wait. So calls
-  of a minute are all invoked at once, as they would be without chunks.
+- *Nothing is known*: as long as no call has ended, an invocation has one call. Calls that the service can run all at
+  once are all invoked at once, as they would be without chunks. Of more calls, most would only queue there. So a first
+  wave of them is invoked (``first_wave``), and the others wait until it shows how long calls take: a second and a half
+  at most (``LEARNING``).
 - *The client is the bottleneck*: it needs ``invoking`` seconds for an invocation, and the service could run the calls
   faster than that. With n calls left, of t seconds each, in chunks of s, the last chunk is invoked after
   n / s × invoking seconds, and then runs for s × t. The sum is least where both are equal: s = √(n × invoking / t).
@@ -17,13 +19,15 @@ a map that the service can run all at once are alone, unless they are shorter th
 
 The calls that end first are the shortest ones, so a map whose calls differ looks shorter at first than it is. So those
 that run count with the time that they have had: those that are seen to, and those that were invoked before others that
-have started. Calls may become longer, so what ended lately counts most. And each chunk has a time limit, when its
-worker hands back what it has not begun: a wrong estimate costs no more than that.
+have started, and for longer than it takes to start nearly all calls. Calls may become longer, so what ended lately
+counts most. And each chunk has a time limit, when its worker hands back what it has not begun: a wrong estimate costs
+no more than that.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 FEWEST_CALLS = 100
@@ -51,8 +55,22 @@ HANDLING = 0.002
 WINDOW = 200
 """How many of the latest outcomes the mean of the durations is about."""
 
+LEARNING = 1.5
+"""Seconds for which calls wait behind the first wave, at most, since its first invocation. A cold start without a
+runtime takes half a second (``docs/scale.md``), and most are over after one. Longer calls gain little from chunks."""
+
+ENOUGH = 20
+"""After so many calls have ended the others wait no longer. The very first ones may not be like most."""
+
+STAKE = 0.25
+"""The part of the time for invoking all calls alone, which chunks might save, after which they wait no longer."""
+
+LOSS = 0.05
+"""The part of the time of a map that the service may stand idle meanwhile, if that turns out to be for nothing."""
+
 _LONGEST_GAP = 0.1  # seconds between two answers of the service; in a longer gap the client had nothing to invoke
 _WEIGHT = 1.0 / 16.0  # of the latest gap, or latency, in the mean
+_SPREADS = 4.0  # beyond the mean latency, until which a call may not have started: as for TCP's timer (RFC 6298)
 
 
 class Times:
@@ -62,12 +80,17 @@ class Times:
         ended: how many attempts have ended whose duration is known. The older they are, the less they count.
         busy: how long these have run together, in seconds.
         unfinished: how long those have run so far that run now, in seconds, since something last came from them.
+        doubtful: how much longer that is if calls that may not have begun yet have begun as soon as others did.
         latency: how many seconds pass, apart from those of the call, from an invocation until its end is noticed.
+        spread: by how many seconds this differs from that mean, in the mean.
+        began: when the service accepted the first attempt; ``nan`` before.
         invoking: how many seconds an invocation takes the client, whatever number of threads it has; 0.0 at first.
     """
 
     def __init__(self) -> None:
-        self.ended = self.busy = self.unfinished = self.latency = self.invoking = 0.0
+        self.ended = self.busy = self.unfinished = self.doubtful = 0.0
+        self.latency = self.spread = self.invoking = 0.0
+        self.began = math.nan
         self._latest = math.nan  # when the service last accepted an attempt
 
     def add(self, seconds: float, whole: float = math.nan) -> None:
@@ -80,20 +103,39 @@ class Times:
         self.ended += 1.0 - self.ended / WINDOW
         self.busy += max(HANDLING, seconds) - self.busy / WINDOW
         if whole >= seconds:
-            self.latency += (whole - seconds - self.latency) * (_WEIGHT if self.latency else 1.0)
+            difference = whole - seconds - self.latency
+            if self.latency:
+                self.latency += difference * _WEIGHT
+                self.spread += (abs(difference) - self.spread) * _WEIGHT
+            else:
+                self.latency, self.spread = difference, difference / 2.0
 
-    def so_far(self, now: float, sent: float, news: float) -> float:
-        """Return how long the call has run that an invocation runs.
+    def so_far(self, now: float, sent: float, news: float) -> tuple[float, float]:
+        """Return how long the call has run that an invocation runs: for sure, and if it began as soon as others did.
 
         Args:
             now: the time.
             sent: when it was invoked.
             news: when something last came from it; ``nan`` if nothing did.
         """
-        return max(0.0, now - (sent + self.latency if math.isnan(news) else news))
+        if not math.isnan(news):
+            return max(0.0, now - news), max(0.0, now - news)
+        # Cold starts differ much, and those that are seen first were the quickest ones. If all others counted as calls
+        # that run since then, a map of short calls would look like one of long calls.
+        waited = now - sent - self.latency
+        return max(0.0, waited - _SPREADS * self.spread), max(0.0, waited)
+
+    def review(self, so_far: Iterable[tuple[float, float]]) -> None:
+        """Add up how long calls have run that run now, as ``so_far`` says."""
+        self.unfinished = self.doubtful = 0.0
+        for sure, likely in so_far:
+            self.unfinished += sure
+            self.doubtful += likely - sure
 
     def accepted(self, now: float) -> None:
         """Note that the service has accepted an attempt."""
+        if math.isnan(self.began):
+            self.began = now
         gap = now - self._latest
         if 0.0 <= gap <= _LONGEST_GAP:
             self.invoking += (gap - self.invoking) * (_WEIGHT if self.invoking else 1.0)
@@ -110,6 +152,7 @@ class Situation(NamedTuple):
         ended: how many calls have ended whose duration is known (``Times``).
         busy: how long these calls have run together, and those that run until now, in seconds.
         invoking: how many seconds an invocation takes the client, at the pace that the service accepts.
+        doubtful: how many seconds more the calls may have run together, which is not sure (``Times``).
     """
 
     left: int
@@ -118,12 +161,44 @@ class Situation(NamedTuple):
     ended: float
     busy: float
     invoking: float
+    doubtful: float = 0.0
 
     @property
     def duration(self) -> float:
         """How long a call is expected to run, in seconds; infinite as long as none has ended."""
         # As for any measurement that ends before all have: the time of all, by the number of those that have ended.
         return max(HANDLING, self.busy / self.ended) if self.ended else math.inf
+
+    @property
+    def longest(self) -> float:
+        """How long a call is expected to run if all that is in doubt runs."""
+        return max(HANDLING, (self.busy + self.doubtful) / self.ended) if self.ended else math.inf
+
+
+def first_wave(calls: int, in_flight: int, slots: int) -> int:
+    """Return how many calls of a map are invoked, each alone, before anything is known of them.
+
+    While the others wait, the service could run more. If calls turn out to take longer than the wait, that was for
+    nothing: by as much of the map's time as ``LOSS``, as the map takes the longer the more calls it has.
+
+    Args:
+        calls: how many calls the map has.
+        in_flight: how many invocations of other maps the service has.
+        slots: how many invocations it runs at once, as far as is known.
+    """
+    if calls + in_flight <= slots:
+        return calls
+    return min(calls, max(FEWEST_CALLS, slots - int(LOSS * calls)))
+
+
+def learning(calls: int, invoking: float) -> float:
+    """Return until when the other calls wait, in seconds since the first invocation.
+
+    Args:
+        calls: how many calls the map has.
+        invoking: how many seconds an invocation takes the client; 0.0 if that is not known yet.
+    """
+    return min(LEARNING, STAKE * calls * invoking) if invoking else LEARNING
 
 
 def chunk_size(now: Situation) -> int:
@@ -134,7 +209,8 @@ def chunk_size(now: Situation) -> int:
     """
     if not now.ended:
         return 1
-    if now.left + now.in_flight <= now.slots and now.duration > INVOCATION:
+    # Here a call that is alone costs no time, whatever it costs otherwise: so in doubt it is.
+    if now.left + now.in_flight <= now.slots and now.longest > INVOCATION:
         return 1
     return max(1, min(now.left, int(max(_of_least_wall(now), min(_of_equal_share(now), WORTH / now.duration)))))
 

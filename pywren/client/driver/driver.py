@@ -30,10 +30,10 @@ from typing import NamedTuple
 from pywren.client.driver.budget import Exceeded, affordable
 from pywren.client.driver.calls import AttemptRecord, CallRecord, ChunkRecord, Lost, Phase
 from pywren.client.driver.capacity import USUAL_CONCURRENCY, room
-from pywren.client.driver.chunks import Situation, chunk_size, time_limit
+from pywren.client.driver.chunks import ENOUGH, Situation, chunk_size, first_wave, learning, time_limit
 from pywren.client.driver.policy import Policy, too_late
 from pywren.client.driver.record import FOLLOWING, CallsetRecord, Counts
-from pywren.client.driver.retrying import Again, Over, after, described
+from pywren.client.driver.retrying import Again, Over, after, described, was_handed_back_too_often
 from pywren.client.driver.service import Service, Waker
 from pywren.client.driver.stragglers import stragglers
 from pywren.client.driver.suspicion import suspects
@@ -189,6 +189,9 @@ class Driver:
         self._lost: dict[str, ChunkRecord] = {}  # chunks whose calls are being taken back
         with self._lock:
             self._record = CallsetRecord(call_ids, self._service, following)
+            # Whether calls wait until more is known of the first ones, and how many are not to wait.
+            self._first = self._first_wave = self._count_first()
+            self._learns = self._first_wave < len(self._record.calls)
 
     def _join(self, service: Service) -> None:
         self._service, self._clock, self._now = service, service.clock, service.now
@@ -228,7 +231,7 @@ class Driver:
                 return Later(None, FOLLOWS)
             if self._is_late():
                 return Later(None, _TOO_LATE)
-            wait = call.due - self._clock()
+            wait = max(call.due - self._clock(), self._learns_for() if self._learns else 0.0)
             if wait > 0.0:
                 return Later(wait)
             if self._service.gone:
@@ -268,6 +271,45 @@ class Driver:
         with self._lock:
             return self._open(self._record.calls[call_id])
 
+    def expected_invocations(self) -> int:
+        """Return how many invocations the calls in the queue need, as far as is known now."""
+        with self._lock:
+            held = self._record.in_phase[Phase.HELD]
+            if self.policy.chunksize is not None:
+                return math.ceil(held / self.policy.chunksize)
+            if self._learns:
+                return max(0, held - len(self._record.calls) + self._first)
+            return math.ceil(held / chunk_size(self._situation())) if held else 0
+
+    def _count_first(self) -> int:
+        calls = len(self._record.calls)
+        if self.policy.chunksize is not None:
+            return calls
+        return first_wave(calls, self._in_flight(), self._slots())
+
+    def _learns_for(self) -> float:
+        """Return for how many seconds nothing is invoked, unless more is known before."""
+        if len(self._record.calls) - self._record.in_phase[Phase.HELD] < self._first:
+            return 0.0
+        times, now = self._record.times, self._clock()
+        began = now if math.isnan(times.began) else times.began
+        wait = began + learning(len(self._record.calls), times.invoking) - now
+        if wait <= 0.0:
+            self._end_learning()
+        return wait
+
+    def _end_learning(self) -> None:
+        self._learns = False
+        self.changed.notify_all()
+
+    def _in_flight(self) -> int:
+        return self._service.outstanding() - self._service.in_phase[Phase.HELD]
+
+    def _slots(self) -> int:
+        policy = self.policy
+        slots = max(policy.concurrency or USUAL_CONCURRENCY, self._service.peak)
+        return slots if policy.max_concurrency is None else min(slots, policy.max_concurrency)
+
     def _size_and_limit(self) -> tuple[int, float | None]:
         if self.policy.chunksize is not None:
             return self.policy.chunksize, None
@@ -276,15 +318,15 @@ class Driver:
         return size, time_limit(size, now.duration)
 
     def _situation(self) -> Situation:
-        record, service, policy, times = self._record, self._service, self.policy, self._record.times
-        slots = max(policy.concurrency or USUAL_CONCURRENCY, service.peak)
+        record, times = self._record, self._record.times
         return Situation(
             left=record.in_phase[Phase.HELD],
-            slots=slots if policy.max_concurrency is None else min(slots, policy.max_concurrency),
-            in_flight=service.outstanding() - service.in_phase[Phase.HELD],
+            slots=self._slots(),
+            in_flight=self._in_flight(),
             ended=times.ended,
             busy=times.busy + times.unfinished,
-            invoking=max(times.invoking, 1.0 / service.pace.rate),
+            invoking=max(times.invoking, 1.0 / self._service.pace.rate),
+            doubtful=times.doubtful,
         )
 
     def _together(self, call: CallRecord) -> CallRecord:
@@ -576,13 +618,30 @@ class Driver:
             self._record.note_suspected(call, attempt, Cause.VANISHED)
             return self._follow(call, attempt, wanted=False)
 
+    def review(self) -> None:
+        """Estimate anew how long calls take. All ends that were found must have been reported.
+
+        It is of use only at once: what has ended meanwhile, and is not known yet, looks as if it ran still.
+        """
+        if self.policy.chunksize is not None:
+            return
+        with self._lock:
+            self._record.review(self._now())
+            if not self._learns:
+                return
+            ended = self._record.counts().done
+            if ended >= ENOUGH and chunk_size(self._situation()) > 1:
+                self._end_learning()
+            else:
+                # For each call that has ended another one may begin: the service is kept busy.
+                self._first = self._first_wave + ended
+                self.changed.notify_all()
+
     def decide(self) -> list[Ended]:
         """Suspect attempts, start backups, and return the calls that must end with an error now."""
         with self._lock:
             self._service.forget_gone()
             now = self._now()
-            if self.policy.chunksize is None:
-                self._record.review(now)
             over = []
             for call, attempt, cause in suspects(self._record, self.policy, now):
                 attempt.suspected, attempt.cause = True, cause
@@ -796,6 +855,13 @@ class Driver:
             call = self._record.calls.get(call_id)
             return () if call is None else tuple(_shown(one) for one in call.attempts if not math.isnan(one.sent))
 
+    def request_id(self, call_id: str, number: int) -> str:
+        """Return the service's id of the invocation of an attempt; empty while it is unknown."""
+        with self._lock:
+            call = self._record.calls.get(call_id)
+            attempt = None if call is None else call.attempt(number)
+            return "" if attempt is None else attempt.request_id
+
     def next_due(self) -> float | None:
         """Return in how many seconds the next held call may be invoked; ``None`` if nothing waits for its time.
 
@@ -876,7 +942,7 @@ class Driver:
 
     def _follow(self, call: CallRecord, attempt: AttemptRecord, wanted: bool) -> Again | Over | None:
         self._record.leave(call)
-        call.alone = call.alone or attempt.cause not in NEVER_RAN
+        call.alone = call.alone or attempt.cause not in NEVER_RAN or was_handed_back_too_often(call)
         step = after(call, attempt, wanted, self.policy, self._jitter())
         if isinstance(step, Again) and attempt.cause not in CURABLE and self._is_stopped():
             step = Over(described(call, attempt))  # the function's own error says more than that there is no other try
@@ -903,7 +969,9 @@ class Driver:
                     budget.close(attempt, None)  # unless it was the one that has ended the call
             self._record.move(call, Phase.ENDED)
             self._record.failed += failed
-            self.changed.notify_all()  # it may make room for a call that is held back
+            # It may make room for a call that is held back; but not while all wait for what is known after the review.
+            if not self._learns or not self._record.in_phase[Phase.HELD]:
+                self.changed.notify_all()
 
 
 def _why_left(damaged: bool) -> Lost:

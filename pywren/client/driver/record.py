@@ -121,9 +121,9 @@ class CallsetRecord(Share):
         overtaken = itertools.takewhile(lambda item: item[0].order < newest, self.waiting.items())
         waited = (self._so_far(one, call, now) for one, call in overtaken)
         ran = (self._so_far(one, call, now) for one, call in self.running.items())
-        self.times.unfinished = sum(ran) + sum(one for one in waited if one < 2.0 * UNSEEN)
+        self.times.review(itertools.chain(ran, (one for one in waited if one[1] < 2.0 * UNSEEN)))
 
-    def _so_far(self, attempt: AttemptRecord, call: CallRecord, now: float) -> float:
+    def _so_far(self, attempt: AttemptRecord, call: CallRecord, now: float) -> tuple[float, float]:
         return self.times.so_far(now, attempt.sent, call.news if type(call) is ChunkRecord else math.nan)
 
     def join(

@@ -14,6 +14,11 @@ SHORTEST_DELAY = 0.5
 LONGEST_DELAY = 30.0
 """The most seconds before a repeat."""
 
+MOST_HANDED_BACK = 10
+"""How many times chunks may hand a call back before it has an invocation of its own. To hand calls back costs them no
+attempt. A worker that only said so, and ran them, could otherwise have them invoked, and paid for, without end; of a
+call that is alone nobody believes it."""
+
 _NEVER_AGAIN = frozenset({Cause.CANCELLED, Cause.REFUSED})
 _FAILED = frozenset(Cause) - NEVER_RAN - TAKEN_AWAY
 _NAMED = 3  # how many of the first and of the last attempts the message names
@@ -50,6 +55,11 @@ def after(call: CallRecord, attempt: AttemptRecord, wanted: bool, policy: Policy
     if not _may_repeat(call, attempt, wanted, policy):
         return Over(described(call, attempt))
     return None if call.phase is Phase.HELD else Again(_delay(call, attempt, policy, jitter))
+
+
+def was_handed_back_too_often(call: CallRecord) -> bool:
+    """Tell whether a call is to be invoked alone, because chunks have handed it back again and again."""
+    return call.count((Cause.HANDED_BACK,)) >= MOST_HANDED_BACK
 
 
 def described(call: CallRecord, final: AttemptRecord | None) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from pywren.client.driver.chunks import Situation, Times, chunk_size, time_limit
+from pywren.client.driver.chunks import ENOUGH, Situation, Times, chunk_size, first_wave, learning, time_limit
 
 
 @dataclass
@@ -68,6 +68,8 @@ class _World:
         self.newest = -1  # the newest chunk that is known to have started
         self.sizes: list[int] = []
         self.client_is_free = True
+        self.learns = self.chunksize is None
+        self.reviewed = 0  # how many calls were known to have ended when the times were last reviewed
 
     def at(self, time: float, kind: str, what: object = None) -> None:
         heapq.heappush(self.events, (time, next(self._order), kind, what))
@@ -91,11 +93,12 @@ class _World:
             self.times.ended,
             self.times.busy + self.times.unfinished,
             setting.invoking,
+            self.times.doubtful,
         )
 
     def _send(self, _: object) -> None:
-        self.client_is_free = not self.held
-        if not self.held:
+        self.client_is_free = not self.held or self._waits()
+        if self.client_is_free:
             return
         size = chunk_size(self._situation()) if self.chunksize is None else min(self.chunksize, len(self.held))
         limit = float("inf") if self.chunksize is not None else time_limit(size, self._situation().duration)
@@ -107,6 +110,12 @@ class _World:
         self.known[chunk] = None
         self.at(sent, "accept", chunk)
         self.at(sent, "send")
+
+    def _waits(self) -> bool:
+        slots = self.setting.believed_slots or self.setting.slots
+        self.learns = self.learns and self.now < learning(len(self.durations), self.setting.invoking)
+        wave = first_wave(len(self.durations), 0, slots) + self.reviewed
+        return self.learns and len(self.durations) - len(self.held) >= wave
 
     def _poll(self, _: object) -> None:
         while self.arrived and self.arrived[0][0] <= self.now:
@@ -126,16 +135,19 @@ class _World:
             else:
                 self.in_flight -= 1
                 del self.known[chunk]
-        self.times.unfinished = sum(self._so_far(one) for one in self.known)
+        self.times.review(self._so_far(one) for one in self.known)
+        self.reviewed = self.ended
+        is_known = self.ended >= ENOUGH and bool(self.held) and chunk_size(self._situation()) > 1
+        self.learns = self.learns and not is_known
         if self.client_is_free and self.held:
             self.client_is_free = False
             self.at(self.now, "send")
         self.at(self.now + self.setting.poll, "poll")
 
-    def _so_far(self, chunk: _Chunk) -> float:
+    def _so_far(self, chunk: _Chunk) -> tuple[float, float]:
         """Return how long a call has run that is seen to run."""
         if chunk.order > self.newest and chunk.started + self.setting.seen > self.now:
-            return 0.0
+            return 0.0, 0.0
         return self.times.so_far(self.now, chunk.sent, chunk.shown)
 
     # -- the service ---------------------------------------------------------------------------------------------

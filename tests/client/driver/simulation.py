@@ -217,10 +217,10 @@ class World(Agenda):
         if event.call_id not in self._statuses:
             self._of[event.call_id].signs.append((event.call_id, event.number, started))
 
-    def _finish(self, event: Event, started: float) -> None:
+    def _finish(self, event: Event, started: float, ended: float) -> None:
         if event.call_id not in self._statuses:  # If-None-Match
             self._statuses[event.call_id] = (event.number, started)
-            self._of[event.call_id].results.append((event.call_id, event.number, started, self.now - started))
+            self._of[event.call_id].results.append((event.call_id, event.number, started, ended - started))
 
     def _record(self, event: Event, cause: Cause) -> None:
         self._of[event.call_id].failures.append((event.call_id, event.number, cause))

@@ -7,6 +7,7 @@ import pytest
 from pywren.client.driver.driver import Driver, Later, Ready
 from pywren.client.driver.policy import Policy
 from pywren.client.driver.record import Counts
+from pywren.client.driver.retrying import MOST_HANDED_BACK
 from pywren.exceptions import CallLostError, WorkerCrashedError
 from pywren.wire.cause import Cause
 
@@ -380,7 +381,7 @@ def test_calls_that_have_not_ended_count() -> None:
     def after(seconds: float) -> list[int]:
         clock.now += seconds
         driver.look()
-        driver.decide()
+        driver.review()
         return sizes_of(driver, 1)
 
     for index in range(10, 20):
@@ -388,6 +389,64 @@ def test_calls_that_have_not_ended_count() -> None:
     assert after(0.0) > [1]
     assert after(3.0) == [1]  # ten were invoked before these, and so have started before; ten times 3 s are a lot
     assert after(3.0) > [1]  # if they had, they would have shown that by now
+
+
+def first_ones(clock: Clock, count: int = 10_000) -> tuple[Driver, list[str]]:
+    """Return a driver of a map, and what it lets go before anything is known; the client invokes 1,000 a second."""
+    driver, names = driver_of(count, clock, chunksize=None), []
+    while isinstance(step := driver.next_call(), Ready):
+        driver.accepted(*step, "request", 100.0)
+        names.append(step.call_id)
+        clock.now += 0.001
+    return driver, names
+
+
+def test_most_calls_wait_for_the_first_wave() -> None:
+    """Once it is known that they are short, they share invocations, and their number is known too."""
+    clock = Clock()
+    driver, names = first_ones(clock)
+    assert names == [f"{index:05d}" for index in range(500)]
+    later = driver.next_call()
+    assert isinstance(later, Later)
+    assert later.wait == pytest.approx(1.0)
+    assert driver.next_due() == later.wait
+    assert driver.expected_invocations() == 0
+    clock.now += 0.5
+    for call_id in names[:200]:
+        driver.ended(call_id, 1, 1.0, "log", failed=False, seconds=0.001)
+    assert isinstance(driver.next_call(), Later)  # what is found with one look counts together
+    driver.look()
+    driver.review()
+    assert driver.expected_invocations() < 1_000
+    assert all(size > 10 for size in sizes_of(driver, 20))
+
+
+def test_nothing_waits_for_long_calls() -> None:
+    """After a second and a half they are invoked alone, as they would have been before."""
+    clock = Clock()
+    driver, _ = first_ones(clock)
+    clock.now += 1.1
+    assert driver.expected_invocations() == 0
+    assert sizes_of(driver, 20) == [1] * 20
+    assert driver.expected_invocations() == 9_480
+
+
+def test_calls_that_end_make_way_for_as_many() -> None:
+    """As long as more is not known than that some calls are long, the service is kept busy."""
+    clock = Clock()
+    driver, names = first_ones(clock)
+    clock.now += 0.5
+    for call_id in names[:3]:
+        driver.ended(call_id, 1, 1.0, "log", failed=False, seconds=10.0)
+    driver.look()
+    driver.review()
+    assert sizes_of(driver, 3) == [1] * 3
+    assert isinstance(driver.next_call(), Later)
+
+
+def test_calls_that_the_service_runs_at_once_do_not_wait() -> None:
+    """A thousand calls are invoked as before."""
+    assert len(first_ones(Clock(), 1_000)[1]) == 1_000
 
 
 def test_what_a_chunk_hands_back_while_it_runs_is_invoked_at_once() -> None:
@@ -403,3 +462,19 @@ def test_what_a_chunk_hands_back_while_it_runs_is_invoked_at_once() -> None:
     end(driver, CALLS[1], 2)
     end(driver, CALLS[2], 2)
     assert driver.counts() == Counts(3, 0, 0, 0, 0, 3, 0, 2)
+
+
+@pytest.mark.parametrize("by_report", [True, False])
+@pytest.mark.parametrize("retries", [0, 2])
+def test_chunks_cannot_hand_a_call_back_without_end(by_report: bool, retries: int) -> None:
+    """A worker that runs calls, and says that it has not, gets each of them a limited number of times."""
+    driver = driver_of(3, retries=retries)
+    for number in range(1, MOST_HANDED_BACK + 1):
+        assert invoked(driver) == [f"00000.{number}"]
+        if by_report:
+            for call_id in CALLS:
+                driver.failed(call_id, number, Cause.HANDED_BACK, CallLostError("handed back"))
+        else:
+            assert driver.leave(f"00000.{number}") == []
+    assert invoked(driver) == CALLS  # alone: there, nobody believes a worker that says so
+    assert all(causes(driver, one) == ["handed back"] * MOST_HANDED_BACK + [None] for one in CALLS)

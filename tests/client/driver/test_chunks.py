@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 
 from pywren.client.driver.chunks import (
     HANDLING,
+    LEARNING,
     SHORTEST_LIMIT,
     WORTH,
     Situation,
     Times,
     chunk_size,
+    first_wave,
+    learning,
     time_limit,
 )
 
@@ -107,6 +110,22 @@ def test_trivial_calls_take_few_invocations() -> None:
         result = run([0.001] * 10_000, Setting(invoking=invoking), None)
         assert result.invocations <= 1_000
         assert result.wall < 3.0
+    assert run([0.001] * 10_000, Setting(invoking=0.0006, cold=0.5), None).invocations <= 1_000
+
+
+def test_the_first_wave_leaves_little_idle() -> None:
+    """Maps that the service runs at once do not wait; of others the larger wait more, as they last longer anyway."""
+    assert first_wave(1_000, 0, 1_000) == 1_000
+    assert first_wave(1_000, 1, 1_000) == 950
+    assert first_wave(10_000, 0, 1_000) == 500
+    assert first_wave(10**6, 0, 1_000) == first_wave(500, 0, 20) == 100
+    assert first_wave(30, 0, 20) == 30
+
+
+def test_calls_wait_for_a_part_of_the_time_that_chunks_might_save() -> None:
+    """And never for longer than ``LEARNING``."""
+    assert learning(1_000, 0.002) == pytest.approx(0.5)
+    assert learning(10**6, 0.002) == learning(1_000, 0.0) == LEARNING
 
 
 def test_the_first_invocations_have_one_call_each() -> None:
@@ -156,6 +175,13 @@ class TestSizes:
         """A chunk still has an end."""
         assert 1 < chunk_size(SHORT._replace(busy=0.0)) <= SHORT.left
 
+    def test_in_doubt_a_call_is_alone_that_the_service_could_run(self) -> None:
+        """Chunks would only save money there."""
+        now = NOTHING_KNOWN._replace(left=500, slots=1_000, ended=10, busy=10 * 0.001)
+        assert chunk_size(now) > 1
+        assert chunk_size(now._replace(doubtful=1.0)) == 1
+        assert chunk_size(now._replace(doubtful=1.0, slots=100)) == chunk_size(now._replace(slots=100)) > 1
+
     @given(
         now=st.builds(
             Situation,
@@ -165,6 +191,7 @@ class TestSizes:
             ended=st.integers(0, 10**7),
             busy=st.floats(0, 1e300),
             invoking=st.floats(0, 10),
+            doubtful=st.floats(0, 1e300),
         )
     )
     def test_every_size_is_possible(self, now: Situation) -> None:
@@ -184,6 +211,19 @@ class TestTimes:
             times.add(seconds)
         assert times.ended == pytest.approx(3, rel=0.01)
         assert times.busy == pytest.approx(1.0 + 2 * HANDLING, rel=0.01)
+
+    def test_a_slow_start_is_no_long_call(self) -> None:
+        """Where starts differ, a call counts as one that runs only when nearly all others would have begun."""
+        times = Times()
+        for index in range(200):
+            times.add(0.1, 0.1 + (0.3, 0.7)[index % 2])
+        assert times.latency == pytest.approx(0.5, abs=0.02)
+        assert times.so_far(1.0, 0.0, math.nan) == (0.0, pytest.approx(0.5, abs=0.02))
+        sure, likely = times.so_far(5.0, 0.0, math.nan)
+        assert 3.5 < sure < likely
+        assert times.so_far(5.0, 0.0, 4.0) == (1.0, 1.0)  # it has shown when it ran
+        times.review([(1.0, 1.5), (0.0, 0.5)])
+        assert (times.unfinished, times.doubtful) == (1.0, 1.0)
 
     def test_an_invocation_takes_what_lies_between_two_answers(self) -> None:
         """Except where the client had nothing to invoke."""

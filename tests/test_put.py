@@ -105,6 +105,19 @@ def test_a_reference_from_inside_a_call_on_lambda(tmp_path):
         assert "only in the memory of this Lambda container" in text
 
 
+@pytest.mark.moto
+def test_what_a_call_on_lambda_can_hand_out(tmp_path):
+    """References and futures of an executor on Lambda serve everybody who can read the bucket."""
+
+    def refer(config):
+        pwex = pywren.lambda_executor(config=config)
+        return pwex.put(1), pwex.call_async(abs, -2)
+
+    with executors.make("lambda", tmp_path) as ready:
+        handed = ready.call(refer, ready.config).result(WAIT)
+        assert pywren.get_all_results(list(handed), timeout=WAIT) == [1, 2]
+
+
 def test_a_reference_from_inside_a_call_here(tmp_path):
     """On this machine, a call can return a reference to an object that it has put."""
     with executors.make("local", tmp_path) as ready:

@@ -119,6 +119,16 @@ class Usage(NamedTuple):
             self.gets + other.gets,
         )
 
+    def times(self, factor: float) -> Usage:
+        """Return so many times this usage; requests are whole numbers."""
+        return Usage(
+            self.seconds * factor,
+            self.gb_seconds * factor,
+            round(self.invocations * factor),
+            round(self.puts * factor),
+            round(self.gets * factor),
+        )
+
 
 def dollars_of(usage: Usage, prices: Prices, storage_mb: int) -> dict[str, float | None]:
     """Return US dollars by what they are paid for; ``None`` for what has no known price.

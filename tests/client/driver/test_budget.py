@@ -66,12 +66,24 @@ class TestWhatMayBeInvoked:
         assert affordable(Budget(dollars, DOLLAR_A_SECOND)).calls == calls
 
     def test_the_mean_of_those_that_ended_counts_then(self):
-        """The most counts as one call among those that have ended."""
+        """What a call may cost at most counts as one call at the first end, and soon as next to nothing."""
         budget = Budget(100.0, DOLLAR_A_SECOND)
-        run(budget, *[1.0] * 9)
+        run(budget, 1.0)
+        assert budget.mean == pytest.approx((10.0 + 1.0) / 2)
+        run(budget, *[1.0] * 8)
         assert budget.spent == pytest.approx(9.0)
-        assert budget.mean == pytest.approx((10.0 + 9.0) / 10)
-        assert affordable(budget).calls == math.ceil(91.0 / 1.9)
+        assert budget.mean == pytest.approx((10.0 / 81 + 9.0) / (9 + 1 / 81))
+        assert affordable(budget).calls == math.ceil(91.0 / budget.mean)
+
+    def test_a_small_budget_does_not_let_calls_run_one_at_a_time(self):
+        """Sixteen calls of a second, of which the budget pays for 32, are invoked in six waves at the most."""
+        budget = Budget(32.0, DOLLAR_A_SECOND._replace(longest=280.0))
+        waves, left = [], 16
+        while left:
+            waves.append(min(left, affordable(budget).calls, 8))  # eight run at once
+            left -= waves[-1]
+            run(budget, *[1.0] * waves[-1])
+        assert waves == [1, 1, 1, 3, 8, 2]
 
     def test_those_that_still_run_count_with_their_time(self):
         """The first calls to end are the short ones."""

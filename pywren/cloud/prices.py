@@ -48,6 +48,11 @@ _KNOWN = {
 }
 
 
+def section() -> dict[str, float]:
+    """Return the section ``prices`` of a configuration, with the prices of ``REGION`` on x86."""
+    return {name: price for name, price in _KNOWN["x86_64"]._asdict().items() if price is not None}
+
+
 class Measured(NamedTuple):
     """What the worker of one attempt has measured; ``None`` for what it has not.
 

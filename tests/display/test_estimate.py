@@ -40,6 +40,16 @@ def test_an_estimate_on_this_machine():
 
 
 @pytest.mark.moto
+def test_money_without_an_account():
+    """The configurations of the stand-ins have the prices of us-east-1: an estimate has dollars, and a budget works."""
+    with mock_aws() as config, pywren.lambda_executor(config) as executor:
+        found = executor.estimate(abs, range(-100, 0), sample=2)
+        assert found.dollars == found.costs.dollars > 0
+        assert found.costs.elsewhere is None
+        assert executor.map(abs, [-1], budget=1.00)[0].result() == 1
+
+
+@pytest.mark.moto
 def test_an_estimate_on_lambda():
     """Dollars are those of the sample times the number of calls; without a known limit, AWS's usual one is assumed."""
     with mock_aws() as config:

@@ -88,6 +88,43 @@ def test_other_executors(ready, tmp_path):
         assert ready.call(lambda future: future.result(), back).result(WAIT) == [7]
 
 
+@pytest.mark.moto
+def test_a_reference_from_inside_a_call_on_lambda(tmp_path):
+    """A call that returns a reference, or a future, of its own container fails with an error that says why."""
+
+    def refer(_):
+        return {"table": [pywren.local_executor().put(1)]}
+
+    def start(_):
+        return pywren.local_executor().map(abs, [-1])
+
+    with executors.make("lambda", tmp_path) as ready:
+        told = [str(error_of(ready.call(function))) for function in (refer, start)]
+    for where, text in zip(["result['table'][0]: a", "result[0]: a"], told, strict=True):
+        assert where in text
+        assert "only in the memory of this Lambda container" in text
+
+
+@pytest.mark.moto
+def test_what_a_call_on_lambda_can_hand_out(tmp_path):
+    """References and futures of an executor on Lambda serve everybody who can read the bucket."""
+
+    def refer(config):
+        pwex = pywren.lambda_executor(config=config)
+        return pwex.put(1), pwex.call_async(abs, -2)
+
+    with executors.make("lambda", tmp_path) as ready:
+        handed = ready.call(refer, ready.config).result(WAIT)
+        assert pywren.get_all_results(list(handed), timeout=WAIT) == [1, 2]
+
+
+def test_a_reference_from_inside_a_call_here(tmp_path):
+    """On this machine, a call can return a reference to an object that it has put."""
+    with executors.make("local", tmp_path) as ready:
+        reference = ready.call(lambda _: pywren.local_executor().put([1])).result(WAIT)
+        assert reference.result(WAIT) == [1]
+
+
 def test_a_future_inside(ready):
     """A future inside the object is waited for, and is a finished future for those who get the object."""
     reference = ready.executor.put({"inner": ready.call(abs, -3)})

@@ -72,6 +72,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_ON_LAMBDA = "AWS_LAMBDA_FUNCTION_NAME"
+"""Lambda sets this environment variable in its containers."""
+
 
 _KNOWN_AGAIN_BYTES = 64 * 1024
 """The largest pickled function, in bytes, for which it is worth checking whether the workers have it already."""
@@ -535,6 +538,7 @@ class LocalCallset:
 
     def recipe(self, target: CallState) -> Recipe:
         """Return what another process needs to recreate the future, and have the outcome stored for that process."""
+        _refuse_on_lambda()
         self._note_facts()
         client = self._share(target)
         return self.callset, self.storage, client, {}
@@ -659,6 +663,15 @@ class LocalCallset:
                 (one, Verdict(None, CallLostError(text, call_id=one.call_id, callset_id=self.callset.id)))
                 for one in lost.values()
             ]
+        )
+
+
+def _refuse_on_lambda() -> None:
+    """Refuse to send a future away from a Lambda container: nobody outside the container can read its files."""
+    if _ON_LAMBDA in os.environ:
+        raise StorageError(
+            "its value is only in the memory of this Lambda container, as an executor made there runs its calls there: "
+            "use result(), and send the value itself"
         )
 
 

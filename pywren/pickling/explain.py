@@ -9,6 +9,7 @@ import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from pywren.exceptions import PywrenError
 from pywren.pickling.by_value._functions import global_names
 from pywren.pickling.format import PROTOCOL
 
@@ -54,7 +55,7 @@ def explain(
             kept.append(part)
             tries += 1
             problem = _problem(part, dump)
-            if problem is not None:
+            if problem is not None and _tells_more(problem, error):
                 obj, error, path = part, problem, path + name
                 break
         else:
@@ -64,6 +65,14 @@ def explain(
 def _is_client(obj: Any) -> bool:
     """Tell whether an object belongs to an SDK. Such objects have many parts, none of which tells the user anything."""
     return str(type(obj).__module__).partition(".")[0] in _SDKS
+
+
+def _tells_more(problem: Exception, error: Exception) -> bool:
+    """Tell whether the problem of a part is of more use than that of the whole.
+
+    When a future refuses to be pickled, it says why. Its parts are pywren's own, and do not pickle either.
+    """
+    return isinstance(problem, PywrenError) or not isinstance(error, PywrenError)
 
 
 def _problem(part: Any, dump: Callable[[Any], object]) -> Exception | None:

@@ -53,6 +53,12 @@ class Client:
             found.append(step)
         return found
 
+    def later(self, seconds: float) -> None:
+        """Let time pass, in which the driver looks."""
+        for _ in range(int(seconds)):
+            self.now += 1.0
+            self.driver.look()
+
     def end(self, ready: Ready, seconds: float) -> None:
         self.driver.ended(*ready, None, "worker", failed=False, usage=used(seconds))
 
@@ -136,11 +142,21 @@ class TestWithoutFigures:
         """It ran for some time."""
         client = Client(1, 100.0)
         (ready,) = client.invoke()
+        client.later(20.0)
         if cause is None:
             client.driver.settled("0", failed=True)
         else:
             client.driver.failed(*ready, cause, RuntimeError())
         assert (client.budget.spent, client.budget.in_flight) == (10.0, 0.0)
+
+    def test_one_that_was_killed_soon(self):
+        """It cannot have cost more than since it was invoked, so it does not spend a small budget."""
+        client = Client(2, 5.0)
+        (ready,) = client.invoke()
+        client.later(2.0)
+        client.driver.failed(*ready, Cause.KILLED, RuntimeError())
+        assert (client.budget.spent, client.budget.in_flight) == (2.0, 0.0)
+        assert client.driver.stops() == []
 
     @pytest.mark.parametrize("cause", [Cause.TOO_OLD, Cause.DROPPED, Cause.REFUSED])
     def test_one_that_never_ran(self, cause):
@@ -185,6 +201,7 @@ class TestChunks:
         client.driver.failed("3", 1, Cause.HANDED_BACK, CallLostError("handed back"))
         assert client.budget.spent == 1.0
         assert client.budget.in_flight == 2 * (10.0 + 1.0) / 2
+        client.later(20.0)
         client.driver.died(ready.call_id, Cause.KILLED, CallLostError("killed"))
         client.driver.leave(ready.call_id)
         assert client.budget.spent == 1.0 + 2 * (10.0 + 1.0) / 2

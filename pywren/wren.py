@@ -68,7 +68,7 @@ def _default_factory(checked: _Checked) -> Callable[..., Executor]:
         return factory
     if not checked.stays_here:
         return lambda_executor
-    if checked.source.path is None:  # a user who has written this setting into a file knows it
+    if checked.source.embedded:  # a user who has written this setting, into a file or an argument, knows it
         _say_where()
     return local_executor
 

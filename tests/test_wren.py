@@ -46,6 +46,15 @@ def test_a_file_that_keeps_calls_on_this_machine(
     assert [record.getMessage() for record in caplog.records] == []
 
 
+def test_an_argument_that_keeps_calls_on_this_machine(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever passes a configuration is not told that there is none."""
+    monkeypatch.setattr("pywren.wren._said_where", False)
+    pywren.default_executor(config={"storage_backend": "localhost"}).close()
+    assert [record.getMessage() for record in caplog.records] == []
+
+
 @pytest.mark.parametrize("factory", FOR_AWS)
 def test_other_machines_do_not_reach_this_one(
     configured: Callable[[str], str], factory: Callable[..., Any], monkeypatch: pytest.MonkeyPatch

@@ -622,6 +622,7 @@ class LocalCallset:
         from pywren.worker.run_status import add_result, first_info  # imported here, as few programs need it
 
         exec_time = result.info.get("exec_time", 0.0)
+        is_measured = "exec_time" in result.info
         info = first_info(
             func_key=self.callset.keys.func,
             data_key=keys.data,
@@ -633,6 +634,9 @@ class LocalCallset:
         )
         info.update(exec_time=exec_time, end_time=end_time)
         add_result(info, result, limit=None)
+        if not is_measured:  # it never began, or its process died: nobody knows when it began, and how long it ran
+            for name in ("start_time", "setup_time", "exec_time"):
+                del info[name]
         return info
 
     # -- after os.fork ---------------------------------------------------------------------------------------------

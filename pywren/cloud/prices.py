@@ -48,6 +48,11 @@ _KNOWN = {
 }
 
 
+def section() -> dict[str, float]:
+    """Return the section ``prices`` of a configuration, with the prices of ``REGION`` on x86."""
+    return {name: price for name, price in _KNOWN["x86_64"]._asdict().items() if price is not None}
+
+
 class Measured(NamedTuple):
     """What the worker of one attempt has measured; ``None`` for what it has not.
 
@@ -117,6 +122,16 @@ class Usage(NamedTuple):
             self.invocations + other.invocations,
             self.puts + other.puts,
             self.gets + other.gets,
+        )
+
+    def times(self, factor: float) -> Usage:
+        """Return so many times this usage; requests are whole numbers."""
+        return Usage(
+            self.seconds * factor,
+            self.gb_seconds * factor,
+            round(self.invocations * factor),
+            round(self.puts * factor),
+            round(self.gets * factor),
         )
 
 

@@ -60,19 +60,6 @@ class Costs(NamedTuple):
             missing.insert(0, "workers of a queue, and calls that other processes have made")
         return missing
 
-    def times(self, factor: float) -> Costs:
-        """Return the costs of so many times the calls."""
-        return self._replace(
-            gb_seconds=self.gb_seconds * factor,
-            invocations=round(self.invocations * factor),
-            puts=round(self.puts * factor),
-            gets=round(self.gets * factor),
-            parts={name: None if sum_ is None else sum_ * factor for name, sum_ in self.parts.items()},
-            elsewhere=None if self.elsewhere is None else self.elsewhere * factor,
-            unmeasured=round(self.unmeasured * factor),
-            relays=round(self.relays * factor),
-        )
-
     def spoken(self, least: str = "at least ") -> str:
         """Return the sum in words."""
         amount = f"{self.gb_seconds:,.4g} GB-s" if self.gb_seconds < 10_000 else f"{self.gb_seconds:,.0f} GB-s"
@@ -92,16 +79,17 @@ class Costs(NamedTuple):
                 "table": prices}  # fmt: skip
 
 
-def costs_of(maps: Iterable[MapFacts]) -> Costs | None:
+def costs_of(maps: Iterable[MapFacts], times: float = 1.0) -> Costs | None:
     """Return what some calls have cost; ``None`` if none of them ran in AWS.
 
     Args:
         maps: the calls, by callset.
+        times: how many times the calls are to be counted, to extrapolate. What a map needs once is counted once.
     """
     paid = [one for one in maps if not one.is_local]
     if not paid:
         return None
-    found = [_costs_of_map(one, one.billing) for one in paid if one.billing is not None]
+    found = [_costs_of_map(one, one.billing, times) for one in paid if one.billing is not None]
     regions = {one.region for one in found}
     others = len(found) < len(paid)
     parts = _added(one.parts for one in found)
@@ -122,17 +110,18 @@ def costs_of(maps: Iterable[MapFacts]) -> Costs | None:
     )
 
 
-def _costs_of_map(one: MapFacts, billing: Billing) -> Costs:
+def _costs_of_map(one: MapFacts, billing: Billing, times: float) -> Costs:
     invoked = [call for call in one.calls if call.invoked is not None]
     ids = [name for call in invoked for name in call.invocations or [""] * call.attempts]
     relays = relays_of(ids)
     invocations = len({name for name in ids if name}) + ids.count("") + len(relays)
     pages = {call.page for call in one.calls if call.page is not None}
     plans = {page.rpartition("/")[0] for page in pages}
-    # The function, the plans of chunks, and the pages with what became of their calls.
-    usage = Usage(invocations=invocations, puts=1 + len(plans) + len(pages), gets=len(pages))
+    # The plans of chunks, and the pages with what became of their calls.
+    usage = Usage(invocations=invocations, puts=len(plans) + len(pages), gets=len(pages))
     for call in one.calls:
         usage = usage.plus(_usage_of(call))
+    usage = usage.times(times).plus(Usage(puts=1))  # the function, however many calls there are
     architecture = next((call.architecture for call in one.calls if call.architecture), None)
     parts = dollars_of(usage, billing.prices(architecture), billing.storage_mb)
     elsewhere = None
@@ -144,14 +133,16 @@ def _costs_of_map(one: MapFacts, billing: Billing) -> Costs:
         if call.invoked is not None
     )
     return Costs(
-        usage.gb_seconds, invocations, usage.puts, usage.gets, parts, elsewhere, billing.region, unmeasured,
-        relays=len(relays),
+        usage.gb_seconds, usage.invocations, usage.puts, usage.gets, parts, elsewhere, billing.region,
+        round(unmeasured * times), relays=round(len(relays) * times),
     )  # fmt: skip
 
 
 def _usage_of(call: CallFacts) -> Usage:
     """Return what a call has used, apart from its invocations."""
     apart, downloads = call.is_output_apart, call.downloads
+    if not call.attempts:  # by its status other processes learn how it ended, if it has
+        return Usage(puts=int(call.state not in ("invoked", "running")))
     if call.billed is None:  # it has not reported
         return Usage(puts=int(apart), gets=apart + downloads)
     seconds = 0.0 if call.memory_mb is None else call.billed

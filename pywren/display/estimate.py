@@ -46,7 +46,7 @@ class Estimate:
             if at_once is not None:
                 # Not less than the longest call of the sample: no number of workers makes that one shorter.
                 self.seconds = max(self.run_seconds / at_once, run.max)
-        self.costs: Costs | None = None if sample.costs is None else sample.costs.times(total / sample.total)
+        self.costs: Costs | None = sample.costs_for(total)
 
     @property
     def dollars(self) -> float | None:

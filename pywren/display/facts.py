@@ -32,7 +32,8 @@ class CallFacts(NamedTuple):
         error: the name of the class of the error.
         message: the error in words.
         submitted: when ``map`` was called.
-        invoked: when the service accepted the attempt that has ended the call, or the latest one.
+        invoked: when the service accepted the attempt that has ended the call, or the latest one; ``None`` for a call
+            that was never invoked, and if an earlier client did it.
         began: when its worker began to handle it.
         started: when the function began to run.
         returned: when the function had returned or raised.
@@ -47,7 +48,7 @@ class CallFacts(NamedTuple):
         result_bytes: the size of the pickled result.
         is_output_apart: whether the result is an object of its own in the storage.
         downloads: how many objects the worker fetched.
-        attempts: how many attempts were made.
+        attempts: how many attempts were made; 0 if the call was not invoked.
         backups: how many of these were started beside another.
         where: the worker: a log stream, an instance or a process.
         was_cold: whether the worker had to get the runtime first.
@@ -132,6 +133,7 @@ def _map_facts(callset_id: str, futures: Sequence[ResponseFuture]) -> MapFacts:
         if (began := number(shared.get(f"{what}_upload_timestamp"))) is not None
         and (took := number(shared.get(f"{what}_upload_time"))) is not None
     ]
+    is_driven = origin.counts() is not None  # by this process, which then knows all attempts
     return MapFacts(
         callset_id=callset_id,
         place=origin.place,
@@ -141,11 +143,11 @@ def _map_facts(callset_id: str, futures: Sequence[ResponseFuture]) -> MapFacts:
         argument_bytes=_whole(shared.get("data_size_bytes")),
         billing=origin.callset.billing,
         is_local=origin.place == "on this machine",
-        calls=[_call_facts(one) for one in futures],
+        calls=[_call_facts(one, is_driven=is_driven) for one in futures],
     )
 
 
-def _call_facts(future: ResponseFuture) -> CallFacts:
+def _call_facts(future: ResponseFuture, *, is_driven: bool) -> CallFacts:
     origin = future._invoked()
     verdict = call_state.verdict_of(future) if future._state in DONE else None
     status = (origin.run_status(future) if verdict is not None else None) or _NOTHING
@@ -154,8 +156,13 @@ def _call_facts(future: ResponseFuture) -> CallFacts:
     # The attempt whose status counts may not be the latest: a backup may have lost.
     mine = [one for one in attempts if one.number == status.get("attempt", 1)] or attempts[-1:]
     submitted = number(origin.callset.submitted)
-    invoked = number(mine[0].invoked_at) if mine else number(client.get("lambda_invoke_timestamp")) or submitted
     began = number(status.get("start_time"))
+    invoked = None
+    was_invoked = bool(attempts) or _was_invoked(status, client, is_driven=is_driven)
+    if mine:
+        invoked = number(mine[0].invoked_at)
+    elif was_invoked:
+        invoked = number(client.get("lambda_invoke_timestamp")) or submitted
     setup, run = number(status.get("setup_time")), number(status.get("exec_time"))
     used = measured(status)
     source = None if verdict is None else verdict.source
@@ -186,13 +193,21 @@ def _call_facts(future: ResponseFuture) -> CallFacts:
         result_bytes=_result_bytes(verdict),
         is_output_apart=status.get("output_size") is not None,
         downloads=used.downloads,
-        attempts=len(attempts) or 1,
+        attempts=len(attempts) or int(was_invoked),
         backups=sum(one.backup for one in attempts),
         where=mine[0].where if mine else str(status.get("log_stream_name") or ""),
         was_cold=None if "runtime_cached" not in status else not status["runtime_cached"],
         invocations=[one.request_id for one in attempts] or [str(status.get("aws_request_id") or "")],
         page=source.page if isinstance(source, Status) else None,
     )
+
+
+def _was_invoked(status: Mapping[str, Any], client: Mapping[str, Any], *, is_driven: bool) -> bool:
+    """Tell whether a call was invoked of which this process knows no attempt."""
+    if status.get("start_time") is not None:
+        return True  # a worker has had it, before this process came
+    # Calls of other processes are taken to be invoked, unless a client has ended them before a service accepted them.
+    return not is_driven and (status.get("ended_by") != "client" or "lambda_invoke_timestamp" in client)
 
 
 def _state(future: ResponseFuture) -> str:

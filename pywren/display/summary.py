@@ -126,6 +126,10 @@ class Summary:
         """The memory of the workers times the seconds that they measured; ``None`` if the calls ran here."""
         return None if self.costs is None else self.costs.gb_seconds
 
+    def costs_for(self, total: int) -> Costs | None:
+        """Return what so many calls like these would cost; ``None`` if they would run on this machine."""
+        return costs_of(self._maps, total / max(1, self.total))
+
     def rows(self) -> list[dict[str, Any]]:
         """Return one dict for each call, for ``pandas.DataFrame(summary.rows())``. Times are in seconds."""
         return [call._asdict() for call in self._calls]
@@ -182,9 +186,9 @@ class Summary:
     def _outcomes(self) -> str:
         counts = [f"{count:,} {_SPOKEN.get(state, state)}" for state, count in self.counts.items() if count]
         parts = [", ".join(counts) or "nothing to tell"]
-        if self.attempts > self.total:
+        if self.attempts != self.total:
             extra = f", {self.backups:,} of them as backups" if self.backups else ""
-            parts.append(f"{self.attempts:,} attempts{extra}")
+            parts.append(f"{number(self.attempts, 'attempt')}{extra}")
         if self.seconds is not None:
             parts.append(f"{duration(self.seconds)} from map to the last outcome")
         return "; ".join(parts)

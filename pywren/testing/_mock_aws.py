@@ -48,7 +48,8 @@ def mock_aws(*, concurrency: int = CONCURRENCY, lambda_timeout: int = 300) -> It
         lambda_timeout: seconds after which Lambda kills a call, 1 to 900.
 
     Yields:
-        A configuration for ``default_executor(config=…)``, ``lambda_executor(config=…)`` and the others.
+        A configuration for ``default_executor(config=…)``, ``lambda_executor(config=…)`` and the others. Its prices are
+        those of us-east-1, so ``estimate``, ``summary`` and ``budget=`` tell what calls would cost there.
 
     Raises:
         ImportError: moto is not installed.

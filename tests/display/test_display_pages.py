@@ -9,8 +9,19 @@ import sys
 from pathlib import Path
 
 import pytest
+from test_summary import call, on_lambda
+
+from pywren.display.estimate import Estimate
+from pywren.display.summary import Summary
 
 ROOT = Path(__file__).parents[2]
+
+
+def test_the_estimate_on_the_page_adds_up() -> None:
+    """It is what is printed for ten calls that ran for 20 s on Lambda, and were billed a little more."""
+    calls = [call(call_id=str(index), start=0.2, run=20.0, billed=20.3, memory_mb=1536.0) for index in range(10)]
+    shown = str(Estimate(Summary([on_lambda(*calls)]), 5000, 1000, assumed=True))
+    assert f"```\n{shown}\n```\n" in (ROOT / "docs" / "costs.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

@@ -40,6 +40,16 @@ def test_an_estimate_on_this_machine():
 
 
 @pytest.mark.moto
+def test_money_without_an_account():
+    """The configurations of the stand-ins have the prices of us-east-1: an estimate has dollars, and a budget works."""
+    with mock_aws() as config, pywren.lambda_executor(config) as executor:
+        found = executor.estimate(abs, range(-100, 0), sample=2)
+        assert found.dollars == found.costs.dollars > 0
+        assert found.costs.elsewhere is None
+        assert executor.map(abs, [-1], budget=1.00)[0].result() == 1
+
+
+@pytest.mark.moto
 def test_an_estimate_on_lambda():
     """Dollars are those of the sample times the number of calls; without a known limit, AWS's usual one is assumed."""
     with mock_aws() as config:
@@ -47,10 +57,20 @@ def test_an_estimate_on_lambda():
         with pywren.lambda_executor({**config, "prices": own}) as executor:
             found = executor.estimate(abs, range(100), sample=2)
     assert found.dollars == pytest.approx(50 * found.sample.dollars)
-    assert found.costs.invocations == 100
+    assert (found.costs.invocations, found.costs.puts) == (100, 101)
     assert "with 1,000 calls at once, as AWS usually allows" in str(found)
     assert "costs: " in str(found)
     assert "about $" in str(found)
+
+
+@pytest.mark.parametrize("size", [1, 10])
+def test_what_a_map_needs_once_is_counted_once(size):
+    """The function is written once, whatever the size of the sample."""
+    sample = Summary([on_lambda(*(call(call_id=str(index)) for index in range(size)))])
+    found = Estimate(sample, 5000, 1000).costs
+    assert (found.invocations, found.puts, found.gets, found.gb_seconds) == (5000, 5001, 10_000, pytest.approx(5000.0))
+    assert found.parts["S3"] == pytest.approx(5001 * 0.005 / 1000 + 10_000 * 0.0004 / 1000)
+    assert Estimate(sample, size, 1000).costs == sample.costs
 
 
 def test_the_time_is_not_less_than_the_longest_call():

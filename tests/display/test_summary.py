@@ -6,6 +6,7 @@ import concurrent.futures
 import json
 import math
 import pickle
+import time
 from types import MappingProxyType
 
 import pytest
@@ -114,6 +115,23 @@ def test_a_cancelled_call_is_counted_apart():
         executor.cancel_all()
 
 
+def test_calls_that_never_began_have_no_times():
+    """They are in no percentile, and the times in their rows are ``None``; so are those of a call that was killed."""
+    with pywren.local_executor(
+        config={"storage_backend": "localhost", "scheduler": {"max_concurrency": 1}}
+    ) as executor:
+        held = executor.map(nap, [0])
+        pywren.wait(held)
+        futures = [*held, *executor.map(time.sleep, [60.0] * 4)]
+        executor.cancel_all()
+        pywren.wait(futures)
+        found = pywren.summary(futures)
+    assert (found.counts["success"], found.counts["cancelled"]) == (1, 4)
+    assert {step: one.calls for step, one in found.times.items()} == {"wait": 1, "start": 1, "run": 1, "transfer": 1}
+    for row in found.rows()[1:]:
+        assert {row[name] for name in ("began", "started", "returned", *STEPS)} == {None}
+
+
 def test_no_calls_and_wrong_items():
     """A summary of nothing says so; something else than a future is refused."""
     nothing = pywren.summary([])
@@ -154,11 +172,13 @@ def test_rows_are_for_pandas():
 @pytest.mark.moto
 def test_a_summary_of_calls_on_lambda():
     """The figures of the workers become GB-seconds; dollars of a region without known prices are unknown."""
-    with mock_aws() as config, pywren.lambda_executor(config) as executor:
-        futures = executor.map(square, range(5))
-        pywren.wait(futures)
-        found = pywren.summary(futures)
-        unpickled = pywren.summary(pickle.loads(pickle.dumps(futures)))
+    with mock_aws() as config:
+        del config["prices"]  # the stand-ins have those of us-east-1
+        with pywren.lambda_executor(config) as executor:
+            futures = executor.map(square, range(5))
+            pywren.wait(futures)
+            found = pywren.summary(futures)
+            unpickled = pywren.summary(pickle.loads(pickle.dumps(futures)))
     # The mocked AWS is gone, so a request would raise an error.
     assert pywren.summary(futures).to_dict() == found.to_dict()
     assert "5 calls" in repr(pywren.timeline(futures))
@@ -173,6 +193,28 @@ def test_a_summary_of_calls_on_lambda():
     assert all(row["memory_mb"] == 1536 and row["wait"] >= 0 for row in found.rows())
     json.dumps(found.to_dict())
     assert unpickled.costs.region == "us-west-2"
+
+
+@pytest.mark.moto
+def test_calls_that_were_not_invoked_cost_the_request_that_ends_them():
+    """They are no invocations and no attempts, here and in a process that got the futures."""
+    with mock_aws() as config:
+        own = dict.fromkeys(Prices._fields, 1.0)
+        with pywren.lambda_executor({**config, "prices": own}) as executor:
+            futures = executor.map(square, range(8), budget=1e-9)
+            pywren.wait(futures)
+            found = pywren.summary(futures)
+            copies = pickle.loads(pickle.dumps(futures))
+            pywren.wait(copies)
+            unpickled = pywren.summary(copies)
+    invoked = sum(bool(one.attempts) for one in futures)
+    assert invoked < 8
+    assert found.attempts == found.costs.invocations == invoked
+    assert found.costs.puts == 1 + 8  # the function, and a status for each call
+    assert found.costs.unmeasured == 0
+    assert f"; {invoked} attempt" in str(found)
+    assert {(row["invoked"], row["run"]) for row in found.rows() if not row["attempts"]} == {(None, None)}
+    assert (unpickled.costs.invocations, unpickled.costs.puts) == (invoked, 9)
 
 
 @pytest.mark.moto

@@ -1,16 +1,21 @@
 """``Budget``: what the calls of a map may cost, what they have cost, and how many more may be invoked. Pure decisions.
 
 What is *spent* is what the service has accepted and what workers have measured. It is certain, apart from attempts that
-have ended without figures: each of these counts as a mean attempt. What is *in flight* is estimated: what the attempts
-that run have cost so far, and besides, for each attempt, the cost of a mean attempt, where
+have ended without figures: each of these counts as a mean attempt, or less if it was killed sooner. What is *in
+flight* is estimated: what the attempts that run have cost so far, and besides, for each attempt, the cost of a mean
+attempt, where
 
-    mean = (the most that one attempt may cost + what those that ended have cost + what those that run have so far)
-           / (how many have ended + 1)
+    mean = (weight × the most that one attempt may cost
+            + what those that ended have cost + what those that run have so far)
+           / (how many have ended + weight)
+
+    weight = 1 / (how many have ended)², and 1 before
 
 Before anything has ended this is the most that one attempt may cost: its memory for ``job_max_runtime``. So the first
 wave cannot exceed the budget, however long its calls take. (It is one call at least, as otherwise nothing would ever be
-known.) With every end the estimate comes closer to the mean. The time of those that still run counts, because the calls
-that end first are the short ones.
+known.) That is a guess, and usually hundreds of times too much, so its weight vanishes quickly: with a constant weight
+a small budget would let calls run one at a time until hundreds had ended. Few ends say little, so it is not dropped at
+the first. The time of those that still run counts, because the calls that end first are the short ones.
 """
 
 from __future__ import annotations
@@ -99,7 +104,15 @@ class Budget:
             self.spent, self._measured, self.ended = self.spent + cost, self._measured + cost, self.ended + 1
             self._estimate()
         elif not math.isnan(attempt.sent) and attempt.cause not in _FREE:
-            self.spent += self.mean
+            self.spent += min(self.mean, self._most_of(attempt))
+
+    def _most_of(self, attempt: AttemptRecord) -> float:
+        """Return what an attempt without figures has cost at most."""
+        # One that is believed to be lost may go on. One that was killed has run since it was sent, at most. Without
+        # this bound one that is killed before the first end would count as the longest call, and spend a small budget.
+        if attempt.cause is not Cause.KILLED or math.isnan(attempt.ended):
+            return math.inf
+        return self.tariff.cost_of_running(attempt.ended - attempt.sent)
 
     def review(self, now: float) -> None:
         """Estimate anew, with what the attempts that run have cost so far.
@@ -116,7 +129,8 @@ class Budget:
         self._estimate()
 
     def _estimate(self) -> None:
-        self.mean = (self._most + self._measured + self._so_far) / (self.ended + 1)
+        weight = 1.0 / max(1, self.ended) ** 2
+        self.mean = (weight * self._most + self._measured + self._so_far) / (self.ended + weight)
 
 
 def _seconds(attempt: AttemptRecord, now: float, news: float = math.nan) -> float:

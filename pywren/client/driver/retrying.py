@@ -123,4 +123,8 @@ def _conclusion(attempt: AttemptRecord) -> str:
     if not lines:
         return ""
     # An exception of the function begins with its class. Other errors may hold a traceback, which ends with its cause.
-    return lines[0 if attempt.cause is Cause.EXCEPTION else -1][:_LONGEST_ERROR]
+    line = lines[0 if attempt.cause is Cause.EXCEPTION else -1]
+    if len(line) <= _LONGEST_ERROR:
+        return line
+    beginning, space, _ = line[:_LONGEST_ERROR].rpartition(" ")
+    return f"{beginning} …" if space else f"{line[:_LONGEST_ERROR]}…"

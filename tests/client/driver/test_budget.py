@@ -53,6 +53,12 @@ class Client:
             found.append(step)
         return found
 
+    def later(self, seconds: float) -> None:
+        """Let time pass, in which the driver looks."""
+        for _ in range(int(seconds)):
+            self.now += 1.0
+            self.driver.look()
+
     def end(self, ready: Ready, seconds: float) -> None:
         self.driver.ended(*ready, None, "worker", failed=False, usage=used(seconds))
 
@@ -66,12 +72,24 @@ class TestWhatMayBeInvoked:
         assert affordable(Budget(dollars, DOLLAR_A_SECOND)).calls == calls
 
     def test_the_mean_of_those_that_ended_counts_then(self):
-        """The most counts as one call among those that have ended."""
+        """What a call may cost at most counts as one call at the first end, and soon as next to nothing."""
         budget = Budget(100.0, DOLLAR_A_SECOND)
-        run(budget, *[1.0] * 9)
+        run(budget, 1.0)
+        assert budget.mean == pytest.approx((10.0 + 1.0) / 2)
+        run(budget, *[1.0] * 8)
         assert budget.spent == pytest.approx(9.0)
-        assert budget.mean == pytest.approx((10.0 + 9.0) / 10)
-        assert affordable(budget).calls == math.ceil(91.0 / 1.9)
+        assert budget.mean == pytest.approx((10.0 / 81 + 9.0) / (9 + 1 / 81))
+        assert affordable(budget).calls == math.ceil(91.0 / budget.mean)
+
+    def test_a_small_budget_does_not_let_calls_run_one_at_a_time(self):
+        """Sixteen calls of a second, of which the budget pays for 32, are invoked in six waves at the most."""
+        budget = Budget(32.0, DOLLAR_A_SECOND._replace(longest=280.0))
+        waves, left = [], 16
+        while left:
+            waves.append(min(left, affordable(budget).calls, 8))  # eight run at once
+            left -= waves[-1]
+            run(budget, *[1.0] * waves[-1])
+        assert waves == [1, 1, 1, 3, 8, 2]
 
     def test_those_that_still_run_count_with_their_time(self):
         """The first calls to end are the short ones."""
@@ -124,11 +142,21 @@ class TestWithoutFigures:
         """It ran for some time."""
         client = Client(1, 100.0)
         (ready,) = client.invoke()
+        client.later(20.0)
         if cause is None:
             client.driver.settled("0", failed=True)
         else:
             client.driver.failed(*ready, cause, RuntimeError())
         assert (client.budget.spent, client.budget.in_flight) == (10.0, 0.0)
+
+    def test_one_that_was_killed_soon(self):
+        """It cannot have cost more than since it was invoked, so it does not spend a small budget."""
+        client = Client(2, 5.0)
+        (ready,) = client.invoke()
+        client.later(2.0)
+        client.driver.failed(*ready, Cause.KILLED, RuntimeError())
+        assert (client.budget.spent, client.budget.in_flight) == (2.0, 0.0)
+        assert client.driver.stops() == []
 
     @pytest.mark.parametrize("cause", [Cause.TOO_OLD, Cause.DROPPED, Cause.REFUSED])
     def test_one_that_never_ran(self, cause):
@@ -173,6 +201,7 @@ class TestChunks:
         client.driver.failed("3", 1, Cause.HANDED_BACK, CallLostError("handed back"))
         assert client.budget.spent == 1.0
         assert client.budget.in_flight == 2 * (10.0 + 1.0) / 2
+        client.later(20.0)
         client.driver.died(ready.call_id, Cause.KILLED, CallLostError("killed"))
         client.driver.leave(ready.call_id)
         assert client.budget.spent == 1.0 + 2 * (10.0 + 1.0) / 2

@@ -173,6 +173,16 @@ def test_the_message_is_bounded_whatever_the_errors_say() -> None:
     assert len(described(call, call.attempts[-1])) < 4_000
 
 
+def test_the_message_does_not_end_an_error_within_a_word() -> None:
+    """A long error is cut between two words, and the dots say so."""
+    call = failed(Cause.KILLED)
+    call.attempts[0].error = "memory " * 100
+    words = described(call, None)
+    assert words.startswith("(attempt 1: killed, memory memory ")
+    assert words.endswith(" memory …)")
+    assert len(words) < 240
+
+
 def test_a_single_attempt_needs_no_message() -> None:
     call = failed(Cause.KILLED)
     assert described(call, call.attempts[0]) == ""

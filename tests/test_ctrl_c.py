@@ -88,9 +88,9 @@ def presence():
 
 
 @contextlib.contextmanager
-def program(script, presence, tmp_path, *options, **kwargs):
+def program(script, presence, tmp_path, *options, first="", **kwargs):
     """Run a program with two processes on this machine, whose calls ``held`` connect to ``presence``."""
-    text = textwrap.dedent(_START) + textwrap.dedent(script)
+    text = f"{first}\n{textwrap.dedent(_START)}{textwrap.dedent(script)}"
     environment = {
         **os.environ,
         "PYTHONPATH": str(Path(__file__).parents[1]),
@@ -210,13 +210,32 @@ def test_a_script_that_catches_ctrl_c_to_end(presence, tmp_path):
 
 
 def test_ctrl_c_at_the_end_of_a_script(presence, tmp_path):
-    """The end waits for local calls and says so; one Ctrl-C ends them, without a traceback."""
-    with program("pwex.map(held, addresses)", presence, tmp_path) as process:
+    """The end waits for local calls and says so; one Ctrl-C ends them, without a traceback.
+
+    ``atexit`` functions run, whether registered before pywren's or after, output is flushed, and ``finally`` was
+    executed long before; only then the script ends with SIGINT's own status.
+    """
+    script = """
+        import atexit
+        atexit.register(lambda: exec("print('late')"))
+        try:
+            pwex.map(held, addresses)
+        finally:
+            print("finally")
+    """
+    with program(script, presence, tmp_path, first="import atexit; atexit.register(print, 'last')") as process:
         assert presence.wait(2)
-        assert "the program is ending, but 5 calls are still running" in process.stderr.readline()
+        # On a busy machine the line may come before both processes have begun.
+        assert re.fullmatch(
+            r"the program is ending, but 5 calls (have not ended \(\d running, \d waiting\)|are still waiting to run): "
+            r"waiting for them; press Ctrl-C to stop them\n",
+            process.stderr.readline(),
+        )
         press_ctrl_c(process)
-        _, err = process.communicate(timeout=WAIT)
+        out, err = process.communicate(timeout=WAIT)
     assert err == "5 calls were stopped because the program ended\n"
+    assert out.split() == ["finally", "late", "last"]
+    assert process.returncode == -signal.SIGINT
     assert presence.is_over()
 
 
@@ -253,8 +272,8 @@ def test_a_program_that_goes_on(presence, tmp_path):
         "2 calls are still running on this machine: "
     )
     assert stopped.endswith(
-        "The futures stay valid: wait for them again to collect the results; or stop the calls with cancel() or "
-        "executor.cancel_all()"
+        "If the program goes on, the futures stay valid: wait for them again to collect the results, or stop the calls "
+        "with cancel() or executor.cancel_all()"
     )
     assert in_the_way == (
         "2 calls of an interrupted wait still run on this machine, and the new calls may have to wait for them: "

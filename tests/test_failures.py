@@ -640,7 +640,7 @@ def test_ctrl_c_while_waiting(ready, presence, caplog):
     timer.join()
     (said,) = (record.getMessage() for record in caplog.records if "still run" in record.getMessage())
     assert "1 call is still running " in said
-    assert f": {future.callset_id[:8]}/{future.call_id}. The futures stay valid" in said
+    assert f": {future.callset_id[:8]}/{future.call_id}. If the program goes on, the futures stay valid" in said
     presence.let_go()
     ready.run()
     assert future.result(WAIT) == "on time"

@@ -28,6 +28,7 @@ from pywren.client.call_state import is_done
 from pywren.client.driver.driver import FOLLOWS
 from pywren.exceptions import ArgumentError, CallCancelledError, CallLostError, StorageError, WorkerCrashedError
 from pywren.future import ResponseFuture
+from pywren.pickling.finished_futures import add_hint
 from pywren.storage import Storage
 
 
@@ -70,6 +71,48 @@ def error_of(future):
     except Exception as error:  # noqa: BLE001 -- the tests look at it
         return error
     pytest.fail(f"the call returned {value!r}")
+
+
+# -- as finished futures -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="exceptions have no notes")
+def test_a_function_that_takes_a_future_for_its_value(ready):
+    """Its error has a note that says what to do, once, also when a further call hands the error on."""
+    first = ready.executor.call_async(abs, -4)
+    ready.run()  # the verbs of a dummy executor that give finished futures wait for them
+    wrong = [
+        ready.executor.call_async(lambda v: v + 1, first),
+        ready.executor.call_async(lambda v: v["a"][0].shape, {"a": [first]}),
+        *ready.executor.map_reduce(len, [first], sum),
+    ]
+    ready.run()
+    wrong.append(ready.executor.call_async(lambda v: v.result(), wrong[0]))
+    right = [
+        ready.executor.call_async(lambda v: v.result() + None, first),
+        ready.executor.call_async(lambda v: None + 1, 1),
+        ready.executor.call_async(lambda _: {}["FinishedFuture"], first),
+        ready.executor.submit(lambda v: v.shape, first),
+    ]
+    ready.run()
+    for future in wrong:
+        (note,) = error_of(future).__notes__
+        assert note.startswith("this function got a finished future, not its value: call its result(), or ")
+    assert not any(hasattr(error_of(future), "__notes__") for future in right)
+
+
+def test_a_hint_for_an_error_that_takes_none():
+    """An error whose own code raises, or that keeps something else where notes are, stays as it is."""
+
+    class Hostile(TypeError):
+        def __str__(self):
+            raise SystemExit
+
+    add_hint(Hostile())
+    odd = TypeError("FinishedFuture")
+    odd.__notes__ = 7
+    add_hint(odd)
+    assert odd.__notes__ == 7
 
 
 # -- as values -----------------------------------------------------------------------------------------------------

@@ -318,6 +318,9 @@ class Results(Generic[T]):
         # Never waited for: it only shows that another thread, or the iterator of items itself, is inside.
         self._inside = threading.Lock()
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of a stream of calls: take them with a for loop or next()>"
+
     def __iter__(self) -> Self:
         return self
 

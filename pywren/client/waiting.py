@@ -412,10 +412,10 @@ def _what_runs(left: Iterable[tuple[Origin, Sequence[CallState]]]) -> str:
 
 def _how_to_go_on(origins: Iterable[Origin]) -> str:
     jobs = [f"pywren.attach({name!r})" for origin in origins if (name := origin.callset.name)]
-    attach = f", or get them in another process with {', '.join(jobs)}" if jobs else ""
+    attach = f". Another process gets the futures with {', '.join(jobs)}" if jobs else ""
     return (
-        f"The futures stay valid: wait for them again to collect the results{attach}; or stop the calls with cancel() "
-        "or executor.cancel_all()"
+        "If the program goes on, the futures stay valid: wait for them again to collect the results, or stop the calls "
+        f"with cancel() or executor.cancel_all(){attach}"
     )
 
 

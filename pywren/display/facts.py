@@ -14,6 +14,7 @@ from pywren.client import call_state
 from pywren.client.call_state import DONE, RUNNING
 from pywren.client.verdict import Verdict
 from pywren.cloud.prices import Billing, measured
+from pywren.exceptions import CallError
 from pywren.future import ResponseFuture
 from pywren.wire.reading import number
 from pywren.wire.status import Status
@@ -229,7 +230,9 @@ def _result_bytes(verdict: Verdict | None) -> int | None:
 
 def _text(error: BaseException) -> str:
     try:
-        return str(error)
+        # The ``str`` of a call's error also names the call. The facts name it themselves, and a summary of many calls
+        # would seem to say that all of them were that call.
+        return str(error.args[0] if isinstance(error, CallError) and error.args else error)
     except Exception:  # noqa: BLE001 -- ``__str__`` may be the program's
         return ""
 

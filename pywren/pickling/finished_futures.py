@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pywren.pickling.packed import Packed, load_result
 from pywren.pickling.packed_exceptions import dump_exception, load_exception
+from pywren.pickling.remote_errors import text_of
 
 
 class FinishedFuture:
@@ -142,6 +145,29 @@ class FinishedFuture:
     def add_done_callback(self, fn: Callable[[Any], object]) -> None:
         """Call a function with this future immediately."""
         fn(self)
+
+
+_HINT = (
+    "this function got a finished future, not its value: call its result(), or pass the future to submit(), starmap() "
+    "or zip_map(), whose functions get the value"
+)
+
+
+def add_hint(error: BaseException) -> None:
+    """Add a note to an error that a call raised because it took a finished future for its value. Never raises.
+
+    The program may never have seen the name of this class, which is all that the error's own message says. Before
+    Python 3.11 exceptions have no notes.
+
+    Args:
+        error: what a call raised that has futures among its arguments.
+    """
+    if sys.version_info >= (3, 11) and isinstance(error, (TypeError, AttributeError)):
+        if FinishedFuture.__name__ not in text_of(error):
+            return
+        with contextlib.suppress(Exception):  # the error may keep something of its own in ``__notes__``
+            if _HINT not in getattr(error, "__notes__", ()):  # an error from an input may have the hint already
+                BaseException.add_note(error, _HINT)
 
 
 def _finished_with_value(value: Any, callset_id: str | None, call_id: str | None) -> FinishedFuture:

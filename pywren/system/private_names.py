@@ -169,6 +169,18 @@ def at_end_of_threads(function: Callable[[], object]) -> None:
         threading._register_atexit(function)  # type: ignore[attr-defined]
 
 
+def end_as_interrupted() -> None:
+    """Have Python end this process by SIGINT once everything else is done, as it does after an uncaught Ctrl-C.
+
+    ``atexit`` functions cannot choose the exit status. Sending SIGINT from one would skip the functions that come after
+    it, and whatever Python does last. But CPython has a flag that its ``Py_RunMain`` reads as the very last thing
+    (bpo-1054041): each run of source text by ``exec`` sets it, to true if the text raised ``KeyboardInterrupt``.
+    After ``sys.exit`` nothing reads the flag, and the program keeps the status that it chose.
+    """
+    with contextlib.suppress(KeyboardInterrupt):
+        exec("raise KeyboardInterrupt", {})
+
+
 def base_executable() -> str:
     """Return the path of the interpreter that created this virtual environment.
 

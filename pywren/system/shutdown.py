@@ -6,10 +6,11 @@ would wait for them. The program still waits for the calls that were made earlie
 held back in this process and that nobody else would invoke (``wait_for``). After that, other ``atexit`` functions run;
 one of them waits for the calls that run on this machine (``worker.parent.lifetime``).
 
-A program that ends because of Ctrl-C waits for nothing (``is_interrupted``).
+A program that ends because of Ctrl-C waits for nothing (``is_interrupted``). One whose wait at the end Ctrl-C has ended
+gets the exit status of SIGINT (``interrupt_end``), as if Ctrl-C had come earlier.
 
-``_has_begun`` and ``_interrupted`` need no lock: each is one reference. ``_holding`` guards what is waited for; it is
-innermost. A forked child starts with False and without anything that is held back.
+``_has_begun``, ``_interrupted`` and ``_is_end_interrupted`` need no lock: each is one reference. ``_holding`` guards
+what is waited for; it is innermost. A forked child starts with False and without anything that is held back.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class HoldsBack(Protocol):
 
 _has_begun = False
 _interrupted = False
+_is_end_interrupted = False
 _this_thread = threading.local()
 _ends_with_multiprocessing = False
 _holders: weakref.WeakSet[HoldsBack] = weakref.WeakSet()
@@ -100,6 +102,13 @@ def interrupt() -> None:
     """Record that Ctrl-C has interrupted one of pywren's verbs."""
     global _interrupted
     _interrupted = True
+
+
+def interrupt_end() -> None:
+    """Record that Ctrl-C has ended the wait at the end of the program, which so gets the exit status of SIGINT."""
+    global _is_end_interrupted
+    interrupt()
+    _is_end_interrupted = True
 
 
 def go_on() -> None:
@@ -167,10 +176,12 @@ def finish() -> None:
                 function()
             _wait()
     except KeyboardInterrupt:
-        interrupt()  # what waits for the calls on this machine must not need another Ctrl-C
+        interrupt_end()  # what waits for the calls on this machine must not need another Ctrl-C
     for held in _said() if is_interrupted() else ():
         logger.warning("the program was interrupted, and does not wait any more: %s", held)
     _holders.clear()  # ``finish`` may be called again, and has said everything
+    if _is_end_interrupted:
+        private_names.end_as_interrupted()
 
 
 def _wait() -> None:
@@ -214,15 +225,16 @@ def _finish_first() -> None:
 
 
 def _forget() -> None:
-    global _has_begun, _interrupted, _ends_with_multiprocessing, _holding
+    global _has_begun, _interrupted, _is_end_interrupted, _ends_with_multiprocessing, _holding
     _holding = threading.RLock()  # a thread of the parent may have held the old one
     # multiprocessing clears its finalizers in a process that it forks
-    _has_begun = _interrupted = _ends_with_multiprocessing = False
+    _has_begun = _interrupted = _is_end_interrupted = _ends_with_multiprocessing = False
     _holders.clear()  # the threads that would invoke the calls exist only in the parent
 
 
 # The fallback for a Python without that hook. It is registered early, so it runs late: other atexit functions could
-# then still make calls. Doing it a second time does no harm.
+# then still make calls. Doing it a second time does no harm. It is also what sets the exit status after the pool's own
+# atexit function, and after others that may have changed what ``private_names.end_as_interrupted`` relies on.
 atexit.register(finish)
 private_names.at_end_of_threads(_finish_first)
 if hasattr(os, "register_at_fork"):

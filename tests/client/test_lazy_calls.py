@@ -435,6 +435,14 @@ class TestResults:
         with pytest.raises(ArgumentError, match="one thread"):
             next(results)
 
+    def test_what_it_shows_of_itself(self, stream):
+        """At the end of a cell of a notebook it says what to do with it, and takes nothing."""
+        results = Results(stream.calls(range(3), 3))
+        assert repr(results) == "<Results of a stream of calls: take them with a for loop or next()>"
+        settle(stream.made[0], 7)
+        assert next(results) == 7
+        assert "Results" in repr(Results.__new__(Results))  # one whose __init__ was interrupted
+
     def test_it_cannot_be_sent(self, stream):
         """An iterator belongs to its process."""
         with pytest.raises(TypeError):

@@ -113,6 +113,10 @@ def test_a_cancelled_call_is_counted_apart():
         futures[-1].cancel()
         assert pywren.summary(futures).counts["cancelled"] == 1
         executor.cancel_all()
+        found = pywren.summary(futures)
+    count, first = found.counts["cancelled"], found.errors[0]
+    assert f"{count} × CallCancelledError: the call was cancelled (first in call {first.callset_id[:8]}/" in str(found)
+    assert first.message == found.rows()[-1]["message"] == "the call was cancelled"  # the call has fields of its own
 
 
 def test_calls_that_never_began_have_no_times():

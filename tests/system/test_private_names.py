@@ -8,6 +8,7 @@ import asyncio
 import concurrent.futures
 import importlib.metadata
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -216,6 +217,20 @@ def private_uses(path: Path) -> list[str]:
             parts = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
             found += [f"line {node.lineno}: {part}" for part in parts[1:] if part.startswith("_")]
     return found
+
+
+@pytest.mark.parametrize(("end", "status"), [("", -signal.SIGINT), ("sys.exit(3)", 3)])
+def test_a_program_ends_as_interrupted(end, status):
+    """Its status is that of SIGINT, after all other functions of the end, unless it has called ``sys.exit``."""
+    text = (
+        "import atexit, sys\n"
+        "from pywren.system import private_names\n"
+        "atexit.register(print, 'over')\n"
+        f"atexit.register(private_names.end_as_interrupted)\n{end}"
+    )
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("over\n", "")
+    assert done.returncode == status, moved("python", "the flag that Py_RunMain reads after an interrupt")
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.relative_to(PACKAGE).as_posix())

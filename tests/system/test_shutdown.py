@@ -88,6 +88,7 @@ def test_ctrl_c_ends_the_wait_for_calls_that_are_held_back() -> None:
         "the program was interrupted, and does not wait any more: 7 calls are held back: the account's "
         "concurrency is 10\n"
     )
+    assert client.returncode == -signal.SIGINT
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pywren.pickling import arguments, packed, packed_exceptions
+from pywren.pickling import arguments, finished_futures, packed, packed_exceptions
 from pywren.pickling.adapters import Initialized
 from pywren.pickling.format import FUTURE, NAMES_FOLLOW
 from pywren.pickling.packed import Packed
@@ -32,6 +32,7 @@ from pywren.worker.task import Function, RunResult
 _perf_counter = time.perf_counter
 _gettrace, _settrace = sys.gettrace, sys.settrace
 _dump_result, _dump_exception = packed.dump_result, packed_exceptions.dump_exception
+_add_hint = finished_futures.add_hint
 _Exception = Exception
 _loads, _load_argument, _load_with_names = packed.loads, arguments.load_argument, arguments.load_with_names
 _type, _CoroutineType = type, types.CoroutineType
@@ -141,7 +142,7 @@ class TaskRunner:
             if called is None:  # an import that the function or its argument needs has failed
                 return _raised(error, {"setup_time": now - started, "exec_time": 0.0})._replace(begun=False)
             info = {"setup_time": called - started, "exec_time": (ended or now) - called}
-            return _raised(error, info) if ended is None else _not_pickled(error, info)
+            return _raised(error, info, references) if ended is None else _not_pickled(error, info)
 
     def _enter_pool(self, function: Initialized, extra_env: Mapping[str, str | None]) -> bool:
         """Run the initializer of a ``PoolExecutor``, unless this process has. Return whether it ran."""
@@ -173,7 +174,9 @@ def _restore_pickle() -> None:
             setattr(pickle, name, original)
 
 
-def _raised(error: Exception, info: Mapping[str, Any]) -> RunResult:
+def _raised(error: Exception, info: Mapping[str, Any], references: Sequence[bytes] = ()) -> RunResult:
+    if references:
+        _add_hint(error)
     told = _dump_exception(error)
     if told.body is None:
         return _not_pickled(told.error or error, info)

@@ -290,11 +290,13 @@ class Feeder:
             if member.tickets and member.tickets[0] == head:
                 member.kill((head, timeout_failure(timeout)))
 
+    def running(self) -> int:
+        """Return how many calls are running. A call that is backed up runs in two processes, and counts once."""
+        return len({member.tickets[0] for member in self._members if member.runs_head})
+
     def _timeout_of(self, member: Member) -> float | None:
         """Return the time limit in seconds of a member's first call, if that call is running and has a limit."""
-        if not member.tickets or not member.ready or member.dying:
-            return None
-        batch = self._ledger.batch_of(member.tickets[0])
+        batch = self._ledger.batch_of(member.tickets[0]) if member.runs_head else None
         return None if batch is None else batch.timeout
 
     def next_time(self) -> float:

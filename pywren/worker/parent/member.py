@@ -95,6 +95,11 @@ class Member:
         """Whether the process could run a call immediately."""
         return self.ready and not self.dying and not self.tickets
 
+    @property
+    def runs_head(self) -> bool:
+        """Whether the process runs the head. The process takes a ticket from the pipe without telling the parent."""
+        return self.ready and not self.dying and bool(self.tickets)
+
     def holds(self, batch: Batch) -> bool:
         """Tell whether the process holds calls of a batch."""
         return any(ticket >> TICKET_SHIFT == batch.number for ticket in self.tickets)

@@ -477,7 +477,7 @@ class LocalPool:
             if not shutdown.is_interrupted():
                 self._finish_calls()
         except KeyboardInterrupt:
-            shutdown.interrupt()  # another pool must not need another Ctrl-C
+            shutdown.interrupt_end()  # another pool must not need another Ctrl-C
         finally:
             stopped = self._ledger.outstanding
             # On Linux the lifeline would end the children with this process anyway. Closing also removes their
@@ -492,11 +492,12 @@ class LocalPool:
         # The pump is a daemon thread, and daemon threads still run while ``atexit`` functions do. So calls can end.
         if self.wait(shutdown.WARNING_SECONDS):
             return
-        running = self._ledger.outstanding
-        calls, them = ("1 call is", "it") if running == 1 else (f"{running} calls are", "them")
+        with self._lock:
+            outstanding, running = self._ledger.outstanding, self._feeder.running()
+        them = "it" if outstanding == 1 else "them"
         logger.warning(
-            "the program is ending, but %s still running: waiting for %s; press Ctrl-C to stop %s",
-            calls, them, them,
+            "the program is ending, but %s: waiting for %s; press Ctrl-C to stop %s",
+            _what_is_left(running, outstanding - running), them, them,
         )  # fmt: skip
         self.wait()
 
@@ -506,6 +507,13 @@ class LocalPool:
         self._members.forget_after_fork()
         self._pump.forget_after_fork()
         self._reset()
+
+
+def _what_is_left(running: int, waiting: int) -> str:
+    if running and waiting:
+        return f"{running + waiting:,} calls have not ended ({running:,} running, {waiting:,} waiting)"
+    calls = "1 call is" if running + waiting == 1 else f"{running + waiting:,} calls are"
+    return f"{calls} still {'running' if running else 'waiting to run'}"
 
 
 def usual_processes() -> int:

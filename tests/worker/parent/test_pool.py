@@ -23,6 +23,7 @@ from child_processes import WAIT, error, is_alive, value, wait_until
 
 from pywren.exceptions import ConfigError, InvocationError
 from pywren.pickling.packed import Packed, dumps, loads
+from pywren.system import shutdown
 from pywren.wire.outcome import Outcome
 from pywren.worker import frames
 from pywren.worker.frames import UnlinkedFile
@@ -965,7 +966,7 @@ def test_ctrl_c_ends_a_program_that_waits_for_its_calls(tmp_path: Path) -> None:
         text=True,
     )
     assert client.stderr is not None
-    assert "3 calls are still running" in client.stderr.readline()
+    assert "the program is ending, but 3 calls " in client.stderr.readline()
     workers = psutil.Process(client.pid).children(recursive=True)
     assert workers
     client.send_signal(signal.SIGINT)
@@ -1001,9 +1002,47 @@ def test_ctrl_c_at_the_end_of_the_program_ends_its_calls() -> None:
     program = "import pywren, time; pywren.local_executor().call_async(time.sleep, 300)"
     with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True) as client:
         assert client.stderr is not None
-        assert "1 call is still running" in client.stderr.readline()
+        assert "the program is ending, but 1 call is still " in client.stderr.readline()
         client.send_signal(signal.SIGINT)
         assert client.stderr.read() == "1 call was stopped because the program ended\n"
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        (1, "1 call is still running: waiting for it; press Ctrl-C to stop it"),
+        (2, "2 calls are still running: waiting for them; press Ctrl-C to stop them"),
+        (5, "5 calls have not ended (2 running, 3 waiting): waiting for them; press Ctrl-C to stop them"),
+    ],
+)
+def test_the_end_of_the_program_says_how_many_calls_run(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path, count: int, said: str
+) -> None:
+    """Calls that wait for a process are not called running."""
+    go = tmp_path / "go"
+
+    def held(path: Path) -> None:
+        path.touch()
+        while not go.exists():
+            time.sleep(0.01)
+
+    monkeypatch.setattr(shutdown, "WARNING_SECONDS", 0.0)
+    shutdown.go_on()  # another test may have pressed Ctrl-C
+    pool = LocalPool(2)
+    try:
+        begun = [tmp_path / str(number) for number in range(count)]
+        calls = Calls(pool, held, begun)
+        assert wait_until(lambda: sum(path.exists() for path in begun) == min(count, 2))
+        end = threading.Thread(target=pool.finish_at_exit)
+        end.start()
+        assert wait_until(lambda: bool(caplog.messages))
+        go.touch()
+        end.join()
+        assert calls.values() == [None] * count
+        assert caplog.messages == [f"the program is ending, but {said}"]
+    finally:
+        go.touch()
+        pool.close()
 
 
 def test_processes_that_are_killed_while_they_start_fail_no_call() -> None:

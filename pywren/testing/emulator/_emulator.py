@@ -87,7 +87,8 @@ class Emulator:
         """Create a bucket, role, queue and function as pywren does on AWS, and return the configuration.
 
         The function has the same modules as a deployed worker. Your own modules are sent with each map. A package with
-        compiled parts is refused at ``map``, unless it is among ``packages``.
+        compiled parts is refused at ``map``, unless it is among ``packages``. The configuration has the prices of
+        us-east-1, whatever the region is.
 
         Args:
             memory: the function's memory in megabytes.

@@ -325,9 +325,7 @@ def test_a_server_that_takes_too_long_is_told(tmp_path: Path, monkeypatch: pytes
     """The error says how long it was waited for, and what to do."""
     monkeypatch.setattr(_backends, "module_command", lambda module: ["sh", "-c", "echo 'at work' >&2; sleep 600"])
     monkeypatch.setattr(_backends, "START_SECONDS", 0.5)
-    with pytest.raises(
-        EmulatorError, match=r"moto's server did not start within 0.5 s: if .* busy, try(.|\n)*at work"
-    ):
+    with pytest.raises(EmulatorError, match=r"moto's server did not start within 0.5 s: if .* busy, try(.|\n)*at work"):
         with_backend(MotoServer, tmp_path, print)
 
 

@@ -43,13 +43,13 @@ def interactive_setup(dry_run: bool, suffix: str, yes: bool) -> None:
             if keep:
                 config = wrenconfig.load(path)
                 _report_kept_file(path, config, proposed, suffix)
-                _set_up(config, path, standalone=False, dry_run=dry_run)
+                _set_up(config, path, account_id, standalone=False, dry_run=dry_run)
                 return
             answers = _ask_names(questions, proposed, aws)
         if not dry_run:
             write_config(path, answers.config_text(), force=True)
             click.echo(f"new configuration written to {path}")
-        _set_up(answers.config(), path, standalone=answers.standalone, dry_run=dry_run)
+        _set_up(answers.config(), path, account_id, standalone=answers.standalone, dry_run=dry_run)
 
 
 class Questions:
@@ -244,18 +244,18 @@ def _user() -> str:
 
 def _ask_bucket(questions: Questions, answers: Answers, aws: AWS) -> str:
     while True:
-        found: list[bool] = []
+        missing: list[bool] = []
 
-        def check(bucket: str, found: list[bool] = found) -> None:
-            found[:] = [_bucket_exists(replace(answers, bucket=bucket), aws)]
+        def check(bucket: str, missing: list[bool] = missing) -> None:
+            missing[:] = [_is_bucket_missing(replace(answers, bucket=bucket), aws)]
 
         bucket = questions.valid("Bucket for calls", answers.bucket, check)
-        if found[0] or questions.confirm(f"There is no bucket {bucket}. Create it?", default=True):
+        if not missing[0] or questions.confirm(f"There is no bucket {bucket}. Create it?", default=True):
             return bucket
 
 
-def _bucket_exists(answers: Answers, aws: AWS) -> bool:
-    """Tell whether the bucket exists.
+def _is_bucket_missing(answers: Answers, aws: AWS) -> bool:
+    """Tell whether there is no such bucket; False if a dry run has no credentials to look with.
 
     Raises:
         ConfigError: the bucket's name is not valid, or the bucket is in another region.
@@ -264,7 +264,9 @@ def _bucket_exists(answers: Answers, aws: AWS) -> bool:
     config = answers.config()
     wrenconfig.validate(config, "these answers")
     Names.of(config, "")
-    return answers.account_id is not None and Resources(config, aws, account_id=answers.account_id).bucket.exists()
+    if answers.account_id is None:
+        return False
+    return not Resources(config, aws, account_id=answers.account_id).bucket.exists()
 
 
 def _check(section: str, key: str) -> Callable[[str], None]:
@@ -284,27 +286,33 @@ def _account_id(aws: AWS, dry_run: bool) -> str | None:
     except ConfigError as error:
         if not dry_run:
             raise
-        click.echo(f"AWS was not checked: {' '.join(str(error).split())}", err=True)
+        _say_not_checked(error)
         return None
+
+
+def _say_not_checked(error: ConfigError) -> None:
+    click.echo(f"AWS was not checked: {' '.join(str(error).split())}", err=True)
 
 
 # -- setting up ----------------------------------------------------------------------------------------------
 
 
-def _set_up(config: wrenconfig.Config, path: Path, *, standalone: bool, dry_run: bool) -> None:
+def _set_up(config: wrenconfig.Config, path: Path, account_id: str | None, *, standalone: bool, dry_run: bool) -> None:
     names = Names.of(config, "")
     more = f", the queue {names.queue} and the instance profile {names.instance_profile}" if standalone else ""
     click.echo(
         f"This creates, in {names.region} and unless they exist, the bucket {names.bucket}, the role {names.role}, the "
         f"log group {names.log_group}, the function {names.function}{more}. None of these costs anything until used."
     )
+    if account_id is None:
+        return  # of a dry run, which has said why AWS cannot be checked
     try:
         with open_account(config) as account:
             create(_wanted(account, standalone), dry_run=dry_run)
     except ConfigError as error:
         if not dry_run:
             raise
-        click.echo(f"AWS was not checked: {' '.join(str(error).split())}", err=True)
+        _say_not_checked(error)
         return
     if not dry_run:
         _try_out(config, path)

@@ -90,11 +90,12 @@ def test_a_dry_run_makes_nothing(setup, account, tmp_path, spelling):
 
 
 def test_a_dry_run_without_credentials(run, tmp_path, monkeypatch):
-    """It says that it could not check AWS, and continues."""
+    """It says once that it could not check AWS, continues, and claims nothing about what exists."""
     monkeypatch.setenv("HOME", str(tmp_path))
     done = run("--dryrun", "--suffix", "1", command=interactive_setup, input="us-west-2\n\n")
     assert done.code == 0
-    assert done.err.count("AWS was not checked: ") == 2
+    assert done.err.count("AWS was not checked: ") == 1
+    assert "There is no bucket" not in done.out
     assert "This creates, in us-west-2 and unless they exist, the bucket pywren-" in done.out
 
 

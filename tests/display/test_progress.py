@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import pickle
 import signal
 import subprocess
@@ -594,5 +595,6 @@ def test_ctrl_c_removes_the_bar_before_it_says_what_runs():
     program.send_signal(signal.SIGINT)
     _, rest = program.communicate(timeout=60)
     line = next(one for one in rest.replace("\r", "\n").splitlines() if "stopped waiting" in one)
-    assert line.startswith("stopped waiting; 2")
+    # How many had begun depends on how fast the processes have started: none, one or two.
+    assert re.match("stopped waiting; (28|29|30) calls that were still waiting on this machine were cancelled", line)
     assert "KeyboardInterrupt" in rest

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import logging
 import os
-import re
 import pickle
+import re
 import signal
 import subprocess
 import sys

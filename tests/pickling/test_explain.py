@@ -30,7 +30,9 @@ HELD = {
 }
 
 
-@pytest.mark.parametrize("what", HELD)
+@pytest.mark.parametrize(
+    "what", ["client", *(pytest.param(one, marks=pytest.mark.thorough) for one in ("resource", "table"))]
+)
 def test_an_object_of_a_library_is_named_itself(what):
     """The path ends at the client object instead of going into it, and the remedy is given."""
     make, words = HELD[what]

@@ -105,7 +105,7 @@ def sids(policy):
     return {statement["Sid"] for statement in policy["Statement"]}
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_from_nothing_to_lambda_and_back(emulator, tmp_path):
     """Set up, run, inspect, clean up: nothing is left, and all requests are within the printed policies."""
     user, suffix = User(tmp_path), uuid.uuid4().hex[:8]

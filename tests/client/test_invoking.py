@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+from lines import lines_run
 
 from pywren.client.driver.driver import Driver
 from pywren.client.driver.policy import Policy
@@ -129,6 +130,21 @@ def test_a_call_that_is_just_being_invoked():
     assert driver.wait_until_invoked(20)
     accept.join()
     assert driver.not_invoked_yet() == 0
+
+
+def test_it_costs_the_end_of_a_program_little_to_wait_for_many_calls():
+    """What an invocation and a look cost does not depend on how many calls the map has."""
+
+    def look(count):
+        driver = Driver([f"{number:05d}" for number in range(count)], Policy(chunksize=1))
+        assert not driver.wait_until_invoked(0.0)
+        ready = driver.next_call()
+        _, invoking = lines_run("pywren.client", driver.accepted, *ready, "an id", 0.0)
+        is_over, waiting = lines_run("pywren.client", driver.wait_until_invoked, 0.0)
+        assert not is_over
+        return invoking, waiting
+
+    assert look(10_000) == look(100)
 
 
 def test_a_process_that_can_start_no_thread(monkeypatch):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pickle
-import sys
 
 import numpy as np
 import pytest
+from lines import lines_run
 
 from pywren.pickling import large_pickles
 from pywren.pickling.packed import Packed, loads
@@ -47,28 +47,11 @@ def test_a_pickle_that_is_cut_off(cut):
         large_pickles.loads(pickle.dumps(OBJECTS["bytes"], 5)[:cut])
 
 
-def lines_run(module, function, *args):
-    """Call a function; return what it returns, and how many lines of a module's Python code ran meanwhile."""
-    count = 0
-
-    def trace(frame, event, _):
-        nonlocal count
-        count += event == "line"
-        return trace if frame.f_globals.get("__name__") == module.__name__ else None
-
-    saved = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        return function(*args), count
-    finally:
-        sys.settrace(saved)
-
-
 @pytest.mark.parametrize("value", OBJECTS.values(), ids=OBJECTS)
 def test_python_code_runs_all_along(value):
     """The interpreter lets other threads run between two lines of Python code, and only there."""
     data = pickle.dumps(value, 5)
-    _, count = lines_run(large_pickles, loads, Packed(data))
+    _, count = lines_run(large_pickles.__name__, loads, Packed(data))
     assert count >= len(data) // (256 * 1024)
 
 
@@ -78,5 +61,5 @@ def test_copies_are_made_in_pieces():
     assert copied(memoryview(data)) == data
     assert copied(data, 3) == data[3:]
     assert copied(b"short", 2) == b"ort"
-    _, count = lines_run(large_copies, copied, data)
+    _, count = lines_run(large_copies.__name__, copied, data)
     assert count >= len(data) // (256 * 1024)

@@ -397,8 +397,7 @@ class Driver:
             # its way already.
             if call.phase is Phase.SENDING and attempt is call.current:
                 self._record.move(call, Phase.SENT)
-            if self._is_awaited:
-                self.changed.notify_all()  # otherwise nobody waits for this, but threads that invoke would wake up
+            self._tell_if_invoked()
 
     def throttled(self, call_id: str, number: int) -> None:
         """Record that the service was too busy. The call goes back into the queue, and the attempt does not count."""
@@ -435,6 +434,7 @@ class Driver:
                 self._finish(call, failed=True)
             elif call.phase is Phase.SENDING:
                 self._record.move(call, Phase.SENT)
+                self._tell_if_invoked()
             return not others
 
     def accept_rest(self, sent_at: float) -> None:
@@ -500,7 +500,15 @@ class Driver:
         """Wait until every call was invoked. Return False if ``timeout``, in seconds, runs out first."""
         with self._lock:
             self._is_awaited = True
-            return self.changed.wait_for(lambda: not self.not_invoked_yet(), timeout)
+            return self.changed.wait_for(self._is_all_invoked, timeout)
+
+    def _is_all_invoked(self) -> bool:
+        # Asked after each invocation, perhaps of 100,000: so calls are not counted.
+        return not (self._record.in_phase[Phase.SENDING] or self.has_uninvoked())
+
+    def _tell_if_invoked(self) -> None:
+        if self._is_awaited and self._is_all_invoked():
+            self.changed.notify_all()
 
     def drop_held(self) -> list[str]:
         """Take all calls out of the queue that no attempt was ever made of, and return their ids."""

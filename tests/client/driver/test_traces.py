@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 import random
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
+from lines import lines_run
 from simulation import LAMBDA, Client, Service, Trace, World
 
 from pywren.client.driver.driver import Driver, Ready
@@ -263,10 +263,8 @@ def test_a_decision_about_a_hundred_thousand_calls_that_wait_is_cheap() -> None:
         driver.look()
         for call_id in calls[::10]:
             driver.running(call_id, 1, None, "")
-        began = time.process_time()
-        driver.decide()
-        took.append(time.process_time() - began)
-    assert min(took) < 0.5  # some 0.03 s on a machine that does nothing else
+        took.append(lines_run("pywren.client", driver.decide)[1])
+    assert max(took) < 20 * len(calls)
 
 
 class TestSignsOfLife:

@@ -251,11 +251,30 @@ def test_a_big_outcome_has_its_own_object(container: Container, storage: Storage
     assert digests.sha256(storage.get(status.output_key)) == status.output_sha256
 
 
-def test_a_full_page_is_written_at_once(container: Container, storage: Storage) -> None:
-    """However seldom pages are written otherwise."""
-    size = INLINE_OUTCOME_LIMIT - 1_000
-    chunk = chunk_of(storage, lambda n: b"x" * n, [size] * 12)
-    container.handle(chunk.encode())
+def fill(item: tuple[int, str]) -> bytes:
+    """Return so many bytes, once the call is told to end."""
+    import pathlib
+    import time
+
+    size, end = item
+    while end and not pathlib.Path(end).exists():
+        time.sleep(0.005)
+    return b"x" * size
+
+
+def test_a_full_page_is_written_at_once(container: Container, storage: Storage, tmp_path: Path) -> None:
+    """However seldom pages are written otherwise, and while the next call runs."""
+    size, end = INLINE_OUTCOME_LIMIT - 1_000, tmp_path / "end"
+    chunk = chunk_of(storage, fill, [(size, "")] * 11 + [(size, str(end))])
+    running = Running(container, chunk)
+    try:
+        deadline = time.monotonic() + WAIT
+        while not pages_of(storage, chunk):
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+    finally:
+        end.touch()
+        running.end()
     pages = pages_of(storage, chunk)
     assert len(pages) >= 2
     assert all(len(storage.get(KEYS.page(chunk.name, page.number))) < PAGE_LIMIT for page in pages)

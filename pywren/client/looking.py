@@ -15,6 +15,7 @@ still get lost on the way: a report counts as read only when the caller has said
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from pywren.client.belief import Findings, Read, Sign, weigh
@@ -73,6 +74,8 @@ class Looker:
         self._clock = clock
         self._timer = timer
         self._last_listing = timer()
+        self.cost = math.inf
+        """How many seconds the last look took without reading what was new; ``inf`` if it is not known."""
         # Only a listing shows the chunks that another process has invoked.
         self._must_list = callset.has_chunks
         self.journals = Journals(callset, lambda: self._storage)
@@ -113,11 +116,13 @@ class Looker:
         reported: list[tuple[str, int]] = []
         beacons: dict[tuple[str, int], float] = {}
         pages: dict[str, set[int]] = {}
-        lists = len(unknown) > _DIRECT_READS or self._timer() - self._last_listing >= FULL_LOOK
+        began, self.cost = self._timer(), math.inf
+        lists = len(unknown) > _DIRECT_READS or began - self._last_listing >= FULL_LOOK
         if lists or (learn and self._must_list):
             # S3 is strongly consistent since December 2020: a listing shows every status whose PUT has been answered.
             listing = self._list(start_after, learn=learn)
             self._last_listing = self._timer()
+            self.cost = self._last_listing - began
             self._must_list = False
             # The listing also shows calls that were settled before: reading those again would be wasted.
             ended = [call_id for call_id in listing.statuses if call_id in wanted]

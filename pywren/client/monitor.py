@@ -31,11 +31,11 @@ def poll_delay(idle: float, cost: float) -> float:
     """Return how many seconds to wait before the next poll.
 
     A result that arrives after t seconds of waiting is noticed at most t/10 seconds later if polls are quick. The
-    monitor spends at most a third of its time on polls.
+    monitor spends at most a third of its time on polls that find nothing.
 
     Args:
         idle: seconds since the last result, or since the callset was submitted.
-        cost: seconds that the last poll took.
+        cost: seconds that the last poll took, without reading what was new.
     """
     return min(SLOWEST_POLL, max(FIRST_POLL, 0.1 * idle, 2 * cost))
 

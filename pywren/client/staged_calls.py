@@ -685,7 +685,8 @@ class StagedCallset:
     ) -> None:
         now = self._timer()
         with self._lock:
-            self._last_poll, self._poll_cost = now, now - started
+            # Results are read once, whenever that is: only what a poll costs that finds nothing speaks for fewer polls.
+            self._last_poll, self._poll_cost = now, min(now - started, self._looker.cost)
             if ended:
                 self._silence.end()
             log = self._trouble.note(trouble, calls, now)

@@ -120,6 +120,29 @@ def test_outcome_is_noticed_after_a_wait_in_vain():
     assert item.result(60) == "now"
 
 
+def test_results_are_read_without_a_pause_as_long_as_there_are_new_ones(monkeypatch):
+    """The pause between two polls depends on what a poll costs that finds nothing. Each result is read once anyway."""
+    now = [1_000.0]
+    worker = Worker(clock=lambda: now[0])
+    items = worker.futures(10)
+
+    def slowly(name, seconds):
+        real = getattr(worker.storage, name)
+
+        def slow(*args, **options):
+            now[0] += seconds
+            return real(*args, **options)
+
+        monkeypatch.setattr(worker.storage, name, slow)
+
+    slowly("look", 0.5)
+    slowly("read_status", 7.0)
+    worker.returns(1)
+    assert worker.origin.examine() == pytest.approx(1.0)
+    assert items[0].done()
+    assert now[0] > 1_007.0  # it has read the result
+
+
 class TestBigOutputs:
     """Outputs that are too big to be fetched eagerly."""
 

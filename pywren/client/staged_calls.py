@@ -653,6 +653,8 @@ class StagedCallset:
         try:
             # Ask before reading anything: otherwise the last statuses written before the process ended could be missed.
             client_gone = self._client_alive is not None and bool(unknown) and not self._client_alive()
+            if driver is not None:
+                driver.begin_look()
             found = self._looker.look(unknown, self._start_after(unknown), self._in_flight(), client_gone)
             self._looks += 1
             ended = self._carry_out(found)
@@ -702,7 +704,7 @@ class StagedCallset:
                 return None  # only big outputs that nothing has asked for are left
             # It backs off with the age of the last result: an hour of waiting costs at most some 720 LIST requests.
             delay = poll_delay(self._silence.seconds(), self._poll_cost)
-        if self._ending:
+        if self._ending or (self.driver is not None and self.driver.is_learning()):
             delay = min(delay, FIRST_POLL)
         due, left = (None, None) if self.driver is None else (self.driver.next_due(), self.driver.time_left())
         delay = min(delay, left) if left else delay  # what could not be stopped then is stopped with a usual poll

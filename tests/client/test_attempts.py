@@ -17,7 +17,7 @@ from pywren.client.callset import Callset
 from pywren.client.driver.driver import Driver
 from pywren.client.driver.policy import Policy
 from pywren.client.invoking import Invocations
-from pywren.client.monitor import Monitor
+from pywren.client.monitor import FIRST_POLL, Monitor
 from pywren.client.protocols import Invoker
 from pywren.client.staged_calls import StagedCallset
 from pywren.exceptions import (
@@ -599,3 +599,37 @@ def test_a_callset_that_waits_for_room_sends_no_request(monkeypatch):
     for _ in range(5):
         client.look(5)
     assert (client.invoked(), asked) == ([], [])
+
+
+@pytest.mark.parametrize("is_learning", [True, False])
+def test_calls_that_wait_for_the_first_ones_are_not_kept_waiting_by_polls(monkeypatch, is_learning):
+    """As long as they wait, the next poll follows at once, whatever a poll costs."""
+    client = Client(10)
+    look = client.storage.look
+
+    def slow(*args, **options):
+        client.now += 0.5
+        return look(*args, **options)
+
+    monkeypatch.setattr(client.storage, "look", slow)
+    monkeypatch.setattr(client.driver, "is_learning", lambda: is_learning)
+    assert client.origin.examine() == pytest.approx(FIRST_POLL if is_learning else 1.0)
+
+
+def test_how_long_calls_run_is_known_up_to_the_beginning_of_a_look(monkeypatch):
+    """What has not ended by then may have ended while the others were read."""
+    client = Client(10, chunksize=None)
+    began = client.now
+    read = client.storage.read_status
+
+    def slow(*args, **options):
+        client.now += 7.0
+        return read(*args, **options)
+
+    monkeypatch.setattr(client.storage, "read_status", slow)
+    client.returns(1, "a", "00009")
+    seen = []
+    monkeypatch.setattr(client.driver._record, "review", seen.append)
+    client.look(1.0)
+    assert client.now - began == pytest.approx(8.0)
+    assert seen == [pytest.approx(1.0)]

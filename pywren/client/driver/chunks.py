@@ -3,25 +3,30 @@
 They are made before each invocation, from what the driver knows by then. The rules, in the order of their weight:
 
 - *Nothing is known*: as long as no call has ended, an invocation has one call. Calls that the service can run all at
-  once are all invoked at once, as they would be without chunks. Of more calls, most would only queue there. So a first
-  wave of them is invoked (``first_wave``), and the others wait until it shows how long calls take: a second and a half
-  at most (``LEARNING``).
+  once are all invoked at once, as they would be without chunks. Of more calls, a first wave is invoked
+  (``first_wave``), and the others wait until it shows how long calls take. It is small, because each of its calls costs
+  what a chunk of hundreds does. If it shows nothing for a while, it becomes as large as what the service runs at once,
+  so that long calls lose little.
 - *The client is the bottleneck*: it needs ``invoking`` seconds for an invocation, and the service could run the calls
-  faster than that. With n calls left, of t seconds each, in chunks of s, the last chunk is invoked after
-  n / s × invoking seconds, and then runs for s × t. The sum is least where both are equal: s = √(n × invoking / t).
+  faster than that. Then all chunks should end together: one that is invoked later is shorter, by the calls that a
+  worker runs while the client invokes. With n calls left, of t seconds each, the next one has
+  s = √(2 × n × invoking / t) calls, and all end s × t seconds from now. If all had as many calls, that would take
+  longer by a factor of √2.
 - *The service is the bottleneck*: then fewer invocations save money and no time. Half of an equal share of what is
   left, n / (2 × slots), lets everybody work to the end, with chunks that become smaller and smaller (factoring: Hummel,
   Schonberg and Flynn, Communications of the ACM 35(8), 1992). A chunk lasts no longer than until its requests are a
   tenth of its price; beyond, there is little to save, and results would come late.
 
-Both sizes shrink to 1 at the end of a map, so one long call is never behind others when nothing else is left. Calls of
-a map that the service can run all at once are alone, unless they are shorter than an invocation.
+Both sizes shrink at the end of a map, so that nobody waits for one worker. But a chunk has work for a fifth of a second
+(``LEAST_WORK``): with less it would save no time that anybody notices, and its requests would cost many times its work.
+Calls that the service can run all at once are alone, unless they are shorter than an invocation; and so they are if
+chunks have handed them back.
 
 The calls that end first are the shortest ones, so a map whose calls differ looks shorter at first than it is. So those
-that run count with the time that they have had: those that are seen to, and those that were invoked before others that
-have started, and for longer than it takes to start nearly all calls. Calls may become longer, so what ended lately
-counts most. And each chunk has a time limit, when its worker hands back what it has not begun: a wrong estimate costs
-no more than that.
+that run count with the time that they had had when the client last began to look: those that are seen to run, and
+those that were invoked before others that have started, and for longer than it takes to start nearly all calls. Calls
+may become longer, so what ended lately counts most. And each chunk has a time limit, when its worker hands back what it
+has not begun: a wrong estimate costs no more than that.
 """
 
 from __future__ import annotations
@@ -31,7 +36,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 FEWEST_CALLS = 100
-"""A map of fewer calls has no chunks: all its calls are in flight before anything is known of them."""
+"""A map of fewer calls has no chunks: all its calls are in flight before anything is known of them. The first wave of a
+larger one has as many."""
 
 SHARE = 2.0
 """By how much a chunk is smaller than an equal share of the calls that are left."""
@@ -55,21 +61,29 @@ HANDLING = 0.002
 WINDOW = 200
 """How many of the latest outcomes the mean of the durations is about."""
 
-LEARNING = 1.5
+LEAST_WORK = 0.2
+"""Seconds of work that a chunk has at least, if there are enough calls. A map may take longer by that, which is less
+than the starts of two workers differ by. The requests of such a chunk cost twice as much as its work (``WORTH``). A map
+of so few calls that chunks save less time than a wrong estimate costs (``SHORTEST_LIMIT``) has shorter ones."""
+
+LEARNING = 0.75
 """Seconds for which calls wait behind the first wave, at most, since its first invocation. A cold start without a
-runtime takes half a second (``docs/scale.md``), and most are over after one. Longer calls gain little from chunks."""
+runtime takes half a second (``docs/scale.md``), and the quickest of a hundred are over after a quarter."""
+
+LONG_LEARNING = 1.5
+"""Seconds for which those calls wait that the service has no room for. Most cold starts are over after that, and longer
+calls gain little from chunks."""
 
 ENOUGH = 20
 """After so many calls have ended the others wait no longer. The very first ones may not be like most."""
 
 STAKE = 0.25
-"""The part of the time for invoking all calls alone, which chunks might save, after which they wait no longer."""
-
-LOSS = 0.05
-"""The part of the time of a map that the service may stand idle meanwhile, if that turns out to be for nothing."""
+"""The part of the time for invoking all calls alone, which chunks might save, after which calls wait no longer if none
+has ended that is short."""
 
 _LONGEST_GAP = 0.1  # seconds between two answers of the service; in a longer gap the client had nothing to invoke
-_WEIGHT = 1.0 / 16.0  # of the latest gap, or latency, in the mean
+_WEIGHT = 1.0 / 16.0  # of the latest gap in the mean
+_LEAST_SPREAD = 0.5  # of the mean latency: those that are seen first were the quickest, and differ little
 _SPREADS = 4.0  # beyond the mean latency, until which a call may not have started: as for TCP's timer (RFC 6298)
 
 
@@ -81,7 +95,7 @@ class Times:
         busy: how long these have run together, in seconds.
         unfinished: how long those have run so far that run now, in seconds, since something last came from them.
         doubtful: how much longer that is if calls that may not have begun yet have begun as soon as others did.
-        latency: how many seconds pass, apart from those of the call, from an invocation until its end is noticed.
+        latency: how many seconds pass, besides those of the call, from an invocation until the look that finds its end.
         spread: by how many seconds this differs from that mean, in the mean.
         began: when the service accepted the first attempt; ``nan`` before.
         invoking: how many seconds an invocation takes the client, whatever number of threads it has; 0.0 at first.
@@ -91,6 +105,7 @@ class Times:
         self.ended = self.busy = self.unfinished = self.doubtful = 0.0
         self.latency = self.spread = self.invoking = 0.0
         self.began = math.nan
+        self._alone = 0  # how many of the ends the latency is the mean of
         self._latest = math.nan  # when the service last accepted an attempt
 
     def add(self, seconds: float, whole: float = math.nan) -> None:
@@ -98,17 +113,17 @@ class Times:
 
         Args:
             seconds: how long its worker had it.
-            whole: how many seconds after its invocation this was noticed; ``nan`` if it was not alone.
+            whole: how many seconds after its invocation the look began that found this; ``nan`` if it was not alone.
         """
         self.ended += 1.0 - self.ended / WINDOW
         self.busy += max(HANDLING, seconds) - self.busy / WINDOW
         if whole >= seconds:
+            # What one look finds comes in the order of its invocation: the last few would be no fair sample.
+            self._alone = min(self._alone + 1, WINDOW)
             difference = whole - seconds - self.latency
-            if self.latency:
-                self.latency += difference * _WEIGHT
-                self.spread += (abs(difference) - self.spread) * _WEIGHT
-            else:
-                self.latency, self.spread = difference, difference / 2.0
+            self.latency += difference / self._alone
+            deviation = abs(difference) if self._alone > 1 else difference / 2.0
+            self.spread += (deviation - self.spread) / self._alone
 
     def so_far(self, now: float, sent: float, news: float) -> tuple[float, float]:
         """Return how long the call has run that an invocation runs: for sure, and if it began as soon as others did.
@@ -122,8 +137,8 @@ class Times:
             return max(0.0, now - news), max(0.0, now - news)
         # Cold starts differ much, and those that are seen first were the quickest ones. If all others counted as calls
         # that run since then, a map of short calls would look like one of long calls.
-        waited = now - sent - self.latency
-        return max(0.0, waited - _SPREADS * self.spread), max(0.0, waited)
+        waited, spread = now - sent - self.latency, max(self.spread, _LEAST_SPREAD * self.latency)
+        return max(0.0, waited - _SPREADS * spread), max(0.0, waited)
 
     def review(self, so_far: Iterable[tuple[float, float]]) -> None:
         """Add up how long calls have run that run now, as ``so_far`` says."""
@@ -131,6 +146,10 @@ class Times:
         for sure, likely in so_far:
             self.unfinished += sure
             self.doubtful += likely - sure
+
+    def idle(self) -> None:
+        """Note that the client has nothing to invoke: how long that lasts says nothing of an invocation."""
+        self._latest = math.nan
 
     def accepted(self, now: float) -> None:
         """Note that the service has accepted an attempt."""
@@ -153,6 +172,8 @@ class Situation(NamedTuple):
         busy: how long these calls have run together, and those that run until now, in seconds.
         invoking: how many seconds an invocation takes the client, at the pace that the service accepts.
         doubtful: how many seconds more the calls may have run together, which is not sure (``Times``).
+        calls: how many calls the map has.
+        again: whether a chunk has handed the next one back.
     """
 
     left: int
@@ -162,6 +183,13 @@ class Situation(NamedTuple):
     busy: float
     invoking: float
     doubtful: float = 0.0
+    calls: int = 0
+    again: bool = False
+
+    @property
+    def at_stake(self) -> float:
+        """How many seconds the client needs to invoke all calls of the map alone, which chunks may save."""
+        return self.calls * self.invoking
 
     @property
     def duration(self) -> float:
@@ -175,30 +203,40 @@ class Situation(NamedTuple):
         return max(HANDLING, (self.busy + self.doubtful) / self.ended) if self.ended else math.inf
 
 
-def first_wave(calls: int, in_flight: int, slots: int) -> int:
+class Wave(NamedTuple):
+    """How many calls may have been invoked, each alone, as long as it is not known how long they take.
+
+    Args:
+        calls: how many.
+        until: until when that holds, in seconds since the first invocation.
+    """
+
+    calls: int
+    until: float
+
+
+def first_wave(
+    calls: int, in_flight: int, slots: int, waited: float = 0.0, invoking: float = 0.0, *, short: bool = False
+) -> Wave:
     """Return how many calls of a map are invoked, each alone, before anything is known of them.
 
-    While the others wait, the service could run more. If calls turn out to take longer than the wait, that was for
-    nothing: by as much of the map's time as ``LOSS``, as the map takes the longer the more calls it has.
+    While the others wait, the service could run more. If calls turn out to be long, that was for nothing: the map takes
+    longer by three quarters of a second at most, and by half of what the client needs to invoke its calls.
 
     Args:
         calls: how many calls the map has.
-        in_flight: how many invocations of other maps the service has.
+        in_flight: how many invocations of other maps the service had when this one began.
         slots: how many invocations it runs at once, as far as is known.
-    """
-    if calls + in_flight <= slots:
-        return calls
-    return min(calls, max(FEWEST_CALLS, slots - int(LOSS * calls)))
-
-
-def learning(calls: int, invoking: float) -> float:
-    """Return until when the other calls wait, in seconds since the first invocation.
-
-    Args:
-        calls: how many calls the map has.
+        waited: how many seconds ago the first call was invoked.
         invoking: how many seconds an invocation takes the client; 0.0 if that is not known yet.
+        short: whether some calls have ended, and were so short that chunks would have more than one.
     """
-    return min(LEARNING, STAKE * calls * invoking) if invoking else LEARNING
+    if calls + in_flight > slots:
+        stake = math.inf if short or not invoking else STAKE * calls * invoking
+        for most, until in ((FEWEST_CALLS, LEARNING), (max(FEWEST_CALLS, slots), LONG_LEARNING)):
+            if waited < min(until, stake):
+                return Wave(min(calls, most), min(until, stake))
+    return Wave(calls, math.inf)
 
 
 def chunk_size(now: Situation) -> int:
@@ -209,10 +247,18 @@ def chunk_size(now: Situation) -> int:
     """
     if not now.ended:
         return 1
-    # Here a call that is alone costs no time, whatever it costs otherwise: so in doubt it is.
-    if now.left + now.in_flight <= now.slots and now.longest > INVOCATION:
+    if now.left + now.in_flight <= now.slots and _are_long(now):
         return 1
-    return max(1, min(now.left, int(max(_of_least_wall(now), min(_of_equal_share(now), WORTH / now.duration)))))
+    size = max(_of_least_wall(now), min(_of_equal_share(now), WORTH / now.duration), _of_least_work(now))
+    return max(1, min(now.left, int(size)))
+
+
+def _are_long(now: Situation) -> bool:
+    """Tell whether each call is worth an invocation that costs no time, as the service has room for all."""
+    if now.again:
+        return True  # calls are longer than expected
+    # In doubt, whatever costs less if it is wrong: to invoke all calls alone, or a chunk that hands calls back.
+    return (now.longest if now.at_stake < SHORTEST_LIMIT else now.duration) > INVOCATION
 
 
 def time_limit(size: int, duration: float) -> float:
@@ -228,7 +274,11 @@ def time_limit(size: int, duration: float) -> float:
 def _of_least_wall(now: Situation) -> float:
     if now.slots * now.invoking <= now.duration:
         return 0.0  # the client keeps everybody busy with one call each
-    return math.sqrt(now.left * now.invoking / now.duration)
+    return math.sqrt(2.0 * now.left * now.invoking / now.duration)
+
+
+def _of_least_work(now: Situation) -> float:
+    return LEAST_WORK / now.duration if now.at_stake >= SHORTEST_LIMIT else 0.0
 
 
 def _of_equal_share(now: Situation) -> float:

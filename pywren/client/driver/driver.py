@@ -30,10 +30,10 @@ from typing import NamedTuple
 from pywren.client.driver.budget import Exceeded, affordable
 from pywren.client.driver.calls import AttemptRecord, CallRecord, ChunkRecord, Lost, Phase
 from pywren.client.driver.capacity import USUAL_CONCURRENCY, room
-from pywren.client.driver.chunks import ENOUGH, Situation, chunk_size, first_wave, learning, time_limit
+from pywren.client.driver.chunks import ENOUGH, Situation, Wave, chunk_size, first_wave, time_limit
 from pywren.client.driver.policy import Policy, too_late
 from pywren.client.driver.record import FOLLOWING, CallsetRecord, Counts
-from pywren.client.driver.retrying import Again, Over, after, described, was_handed_back_too_often
+from pywren.client.driver.retrying import Again, Over, after, described, was_handed_back, was_handed_back_too_often
 from pywren.client.driver.service import Service, Waker
 from pywren.client.driver.stragglers import stragglers
 from pywren.client.driver.suspicion import suspects
@@ -183,15 +183,16 @@ class Driver:
         self.first_attempt = first_attempt
         self._join(service or Service(clock))
         self._made = self._now()
+        self._look_began = math.nan
         self._deadline = math.inf if policy.timeout is None else self._clock() + policy.timeout
         self._exceeded: Exceeded | None = None
         self._is_awaited = False  # True from the first wait_until_invoked() on
         self._lost: dict[str, ChunkRecord] = {}  # chunks whose calls are being taken back
         with self._lock:
             self._record = CallsetRecord(call_ids, self._service, following)
-            # Whether calls wait until more is known of the first ones, and how many are not to wait.
-            self._first = self._first_wave = self._count_first()
-            self._learns = self._first_wave < len(self._record.calls)
+            # Whether calls wait until more is known of the first ones, and how many of these have made way for others.
+            self._others, self._made_way = self._in_flight(), 0
+            self._learns = self._wave().calls < len(self._record.calls)
 
     def _join(self, service: Service) -> None:
         self._service, self._clock, self._now = service, service.clock, service.now
@@ -214,6 +215,8 @@ class Driver:
         with self._lock:
             step = self.peek()
             if step is not None:
+                if not self._record.in_phase[Phase.SENDING]:  # no other thread invokes either
+                    self._record.times.idle()
                 return step
             call = self._record.first_held()
             if call is None:
@@ -278,25 +281,34 @@ class Driver:
             if self.policy.chunksize is not None:
                 return math.ceil(held / self.policy.chunksize)
             if self._learns:
-                return max(0, held - len(self._record.calls) + self._first)
+                return max(0, self._wave().calls + self._made_way - len(self._record.calls) + held)
             return math.ceil(held / chunk_size(self._situation())) if held else 0
 
-    def _count_first(self) -> int:
-        calls = len(self._record.calls)
+    def is_learning(self) -> bool:
+        """Tell whether calls wait until it is known how long the first ones take, of which some were invoked."""
+        with self._lock:
+            began = not math.isnan(self._record.times.began)
+            return began and self._learns and self._wave().calls < len(self._record.calls)
+
+    def _wave(self) -> Wave:
+        calls, times = len(self._record.calls), self._record.times
         if self.policy.chunksize is not None:
-            return calls
-        return first_wave(calls, self._in_flight(), self._slots())
+            return Wave(calls, math.inf)
+        short = times.ended > 0.0 and chunk_size(self._situation()) > 1
+        return first_wave(calls, self._others, self._slots(), self._waited(), times.invoking, short=short)
+
+    def _waited(self) -> float:
+        """Return how many seconds ago the first call was invoked."""
+        began = self._record.times.began
+        return 0.0 if math.isnan(began) else self._clock() - began
 
     def _learns_for(self) -> float:
         """Return for how many seconds nothing is invoked, unless more is known before."""
-        if len(self._record.calls) - self._record.in_phase[Phase.HELD] < self._first:
-            return 0.0
-        times, now = self._record.times, self._clock()
-        began = now if math.isnan(times.began) else times.began
-        wait = began + learning(len(self._record.calls), times.invoking) - now
-        if wait <= 0.0:
+        calls, wave = len(self._record.calls), self._wave()
+        if wave.calls >= calls:
             self._end_learning()
-        return wait
+        invoked = calls - self._record.in_phase[Phase.HELD]
+        return 0.0 if invoked < wave.calls + self._made_way else wave.until - self._waited()
 
     def _end_learning(self) -> None:
         self._learns = False
@@ -313,12 +325,15 @@ class Driver:
     def _size_and_limit(self) -> tuple[int, float | None]:
         if self.policy.chunksize is not None:
             return self.policy.chunksize, None
+        if self._learns:  # it is for one that has made way
+            return 1, None
         now = self._situation()
         size = chunk_size(now)
         return size, time_limit(size, now.duration)
 
     def _situation(self) -> Situation:
         record, times = self._record, self._record.times
+        following = record.first_held()
         return Situation(
             left=record.in_phase[Phase.HELD],
             slots=self._slots(),
@@ -327,6 +342,8 @@ class Driver:
             busy=times.busy + times.unfinished,
             invoking=max(times.invoking, 1.0 / self._service.pace.rate),
             doubtful=times.doubtful,
+            calls=len(record.calls),
+            again=following is not None and was_handed_back(following),
         )
 
     def _together(self, call: CallRecord) -> CallRecord:
@@ -526,6 +543,15 @@ class Driver:
 
     # -- for the thread that looks for outcomes ----------------------------------------------------------------
 
+    def begin_look(self) -> None:
+        """Record that the client begins to look. What ends from now on may only be found with the next look."""
+        with self._lock:
+            self._look_began = self._now()
+
+    def _seen(self) -> float:
+        """Return up to when the client has seen what has ended. To read a thousand outcomes takes a second more."""
+        return self._now() if math.isnan(self._look_began) else self._look_began
+
     def look(self) -> None:
         """Record that the client is looking at the callset now. Everything found must be reported before ``decide``."""
         with self._lock:
@@ -576,7 +602,7 @@ class Driver:
                 attempt.ended = self._now()
                 self._charge(attempt, usage)
                 if seconds is not None:
-                    self._record.times.add(seconds, math.nan if call.chunk else attempt.ended - attempt.sent)
+                    self._record.times.add(seconds, math.nan if call.chunk else self._seen() - attempt.sent)
             self._record.note_end(call, attempt)
             self._finish(call, failed=failed)
             if is_news:  # after the statistics, for which an attempt that was suspected stays one
@@ -634,7 +660,7 @@ class Driver:
         if self.policy.chunksize is not None:
             return
         with self._lock:
-            self._record.review(self._now())
+            self._record.review(self._seen())
             if not self._learns:
                 return
             ended = self._record.counts().done
@@ -642,7 +668,7 @@ class Driver:
                 self._end_learning()
             else:
                 # For each call that has ended another one may begin: the service is kept busy.
-                self._first = self._first_wave + ended
+                self._made_way = ended
                 self.changed.notify_all()
 
     def decide(self) -> list[Ended]:

@@ -124,7 +124,9 @@ class CallsetRecord(Share):
         self.times.review(itertools.chain(ran, (one for one in waited if one[1] < 2.0 * UNSEEN)))
 
     def _so_far(self, attempt: AttemptRecord, call: CallRecord, now: float) -> tuple[float, float]:
-        return self.times.so_far(now, attempt.sent, call.news if type(call) is ChunkRecord else math.nan)
+        # A single call that was seen to run has run for some time by then.
+        news = call.news if type(call) is ChunkRecord else attempt.started - UNSEEN
+        return self.times.so_far(now, attempt.sent, news)
 
     def join(
         self, name: str, plan: Mapping[str, int], calls: Sequence[CallRecord], time_limit: float | None = None

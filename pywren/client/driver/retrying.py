@@ -57,6 +57,11 @@ def after(call: CallRecord, attempt: AttemptRecord, wanted: bool, policy: Policy
     return None if call.phase is Phase.HELD else Again(_delay(call, attempt, policy, jitter))
 
 
+def was_handed_back(call: CallRecord) -> bool:
+    """Tell whether a chunk has handed a call back."""
+    return call.count((Cause.HANDED_BACK,)) > 0
+
+
 def was_handed_back_too_often(call: CallRecord) -> bool:
     """Tell whether a call is to be invoked alone, because chunks have handed it back again and again."""
     return call.count((Cause.HANDED_BACK,)) >= MOST_HANDED_BACK

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from pywren.client.driver.chunks import ENOUGH, Situation, Times, chunk_size, first_wave, learning, time_limit
+from pywren.client.driver.chunks import ENOUGH, Situation, Times, chunk_size, first_wave, time_limit
 
 
 @dataclass
@@ -69,6 +69,7 @@ class _World:
         self.sizes: list[int] = []
         self.client_is_free = True
         self.learns = self.chunksize is None
+        self.back: set[int] = set()  # calls that were handed back
         self.reviewed = 0  # how many calls were known to have ended when the times were last reviewed
 
     def at(self, time: float, kind: str, what: object = None) -> None:
@@ -94,13 +95,16 @@ class _World:
             self.times.busy + self.times.unfinished,
             setting.invoking,
             self.times.doubtful,
+            len(self.durations),
+            bool(self.held) and self.held[0] in self.back,
         )
 
     def _send(self, _: object) -> None:
         self.client_is_free = not self.held or self._waits()
         if self.client_is_free:
             return
-        size = chunk_size(self._situation()) if self.chunksize is None else min(self.chunksize, len(self.held))
+        size = 1 if self.learns else self.chunksize or chunk_size(self._situation())
+        size = min(size, len(self.held))
         limit = float("inf") if self.chunksize is not None else time_limit(size, self._situation().duration)
         self.invocations += 1
         self.in_flight += 1
@@ -112,10 +116,11 @@ class _World:
         self.at(sent, "send")
 
     def _waits(self) -> bool:
-        slots = self.setting.believed_slots or self.setting.slots
-        self.learns = self.learns and self.now < learning(len(self.durations), self.setting.invoking)
-        wave = first_wave(len(self.durations), 0, slots) + self.reviewed
-        return self.learns and len(self.durations) - len(self.held) >= wave
+        slots, calls = self.setting.believed_slots or self.setting.slots, len(self.durations)
+        short = self.times.ended > 0.0 and chunk_size(self._situation()) > 1
+        wave = first_wave(calls, 0, slots, self.now - self.setting.invoking, self.setting.invoking, short=short)
+        self.learns = self.learns and wave.calls < calls
+        return self.learns and calls - len(self.held) >= wave.calls + self.reviewed
 
     def _poll(self, _: object) -> None:
         while self.arrived and self.arrived[0][0] <= self.now:
@@ -131,6 +136,7 @@ class _World:
             elif kind == "back":
                 self.held.extend(what[1])  # type: ignore[arg-type]
                 self.handed_back += len(what[1])  # type: ignore[arg-type]
+                self.back.update(what[1])  # type: ignore[arg-type]
                 self.newest = max(self.newest, chunk.order)
             else:
                 self.in_flight -= 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pywren.client.driver.chunks import ENOUGH, LEARNING, LONG_LEARNING
 from pywren.client.driver.driver import Driver, Later, Ready
 from pywren.client.driver.policy import Policy
 from pywren.client.driver.record import Counts
@@ -332,14 +333,16 @@ def sizes_of(driver: Driver, most: int) -> list[int]:
     return found
 
 
-def after_ten(seconds: float, clock: Clock, count: int = 1_000, **policy: object) -> Driver:
+def after_some(seconds: float, clock: Clock, count: int = 1_000, **policy: object) -> Driver:
     """Return a driver whose first calls have ended after some seconds each; the client invokes 500 a second."""
     driver = driver_of(count, clock, chunksize=None, **policy)
-    for _ in range(10):
+    for _ in range(20):
         assert sizes_of(driver, 1) == [1]
         clock.now += 0.002
-    for index in range(10):
+    for index in range(20):
         driver.ended(f"{index:05d}", 1, 1.0, "log", failed=False, seconds=seconds)
+    driver.look()
+    driver.review()
     return driver
 
 
@@ -348,14 +351,14 @@ def test_the_first_calls_are_alone_and_then_short_ones_share_invocations() -> No
     clock = Clock()
     driver = driver_of(1_000, clock, chunksize=None)
     assert sizes_of(driver, 20) == [1] * 20
-    [first, *rest] = sizes_of(after_ten(0.001, clock), 5)
-    assert 10 < first < 100
+    [first, *rest] = sizes_of(after_some(0.001, clock, 3_000), 5)
+    assert 50 < first < 200
     assert rest == sorted(rest, reverse=True)
 
 
 def test_a_chunk_whose_size_the_driver_chose_has_a_time_limit() -> None:
     """After twice the expected time, and half a second at least."""
-    driver = after_ten(0.001, Clock())
+    driver = after_some(0.001, Clock())
     step = driver.next_call()
     assert isinstance(step, Ready)
     chunk = driver.chunk_of(step.call_id)
@@ -365,16 +368,16 @@ def test_a_chunk_whose_size_the_driver_chose_has_a_time_limit() -> None:
 
 def test_long_calls_stay_alone() -> None:
     """The service runs them all at once; where it does not, up to four seconds of work share an invocation."""
-    assert sizes_of(after_ten(1.0, Clock()), 20) == [1] * 20
-    assert sizes_of(after_ten(1.0, Clock(), max_concurrency=20), 5) == [4] * 5
-    assert sizes_of(after_ten(10.0, Clock(), max_concurrency=20), 5) == [1] * 5
+    assert sizes_of(after_some(1.0, Clock()), 20) == [1] * 20
+    assert sizes_of(after_some(1.0, Clock(), max_concurrency=20), 5) == [4] * 5
+    assert sizes_of(after_some(10.0, Clock(), max_concurrency=20), 5) == [1] * 5
 
 
 def test_calls_that_have_not_ended_count() -> None:
     """Among calls that begin together the short ones end first."""
     clock = Clock()
     driver = driver_of(2_000, clock, chunksize=None)
-    for _ in range(20):
+    for _ in range(30):
         sizes_of(driver, 1)
         clock.now += 0.002
 
@@ -384,11 +387,11 @@ def test_calls_that_have_not_ended_count() -> None:
         driver.review()
         return sizes_of(driver, 1)
 
-    for index in range(10, 20):
+    for index in range(10, 30):
         driver.ended(f"{index:05d}", 1, 1.0, "log", failed=False, seconds=0.001)
-    assert after(0.0) > [1]
-    assert after(3.0) == [1]  # ten were invoked before these, and so have started before; ten times 3 s are a lot
-    assert after(3.0) > [1]  # if they had, they would have shown that by now
+    assert after(0.0) > [20]
+    assert after(3.0) < [3]  # ten were invoked before these, and so have started before; ten times 3 s are a lot
+    assert after(3.0) > [20]  # if they had, they would have shown that by now
 
 
 def first_ones(clock: Clock, count: int = 10_000) -> tuple[Driver, list[str]]:
@@ -405,30 +408,63 @@ def test_most_calls_wait_for_the_first_wave() -> None:
     """Once it is known that they are short, they share invocations, and their number is known too."""
     clock = Clock()
     driver, names = first_ones(clock)
-    assert names == [f"{index:05d}" for index in range(500)]
+    assert names == [f"{index:05d}" for index in range(100)]
     later = driver.next_call()
     assert isinstance(later, Later)
-    assert later.wait == pytest.approx(1.0)
+    assert later.wait == pytest.approx(LEARNING - 0.1)
     assert driver.next_due() == later.wait
     assert driver.expected_invocations() == 0
+    assert driver.is_learning()
     clock.now += 0.5
-    for call_id in names[:200]:
+    for call_id in names[:20]:
         driver.ended(call_id, 1, 1.0, "log", failed=False, seconds=0.001)
     assert isinstance(driver.next_call(), Later)  # what is found with one look counts together
     driver.look()
     driver.review()
-    assert driver.expected_invocations() < 1_000
-    assert all(size > 10 for size in sizes_of(driver, 20))
+    assert not driver.is_learning()
+    assert driver.expected_invocations() < 200
+    assert all(size > 50 for size in sizes_of(driver, 20))
 
 
 def test_nothing_waits_for_long_calls() -> None:
-    """After a second and a half they are invoked alone, as they would have been before."""
+    """First the service gets as many as it runs at once, and after a second and a half all; each is alone."""
     clock = Clock()
     driver, _ = first_ones(clock)
-    clock.now += 1.1
-    assert driver.expected_invocations() == 0
+    clock.now = LEARNING + 0.01
+    assert driver.expected_invocations() == 900
+    for _ in range(900):
+        assert sizes_of(driver, 1) == [1]
+        clock.now += 0.0005
+    assert isinstance(driver.next_call(), Later)
+    clock.now = LONG_LEARNING + 0.01
+    assert not driver.is_learning()
     assert sizes_of(driver, 20) == [1] * 20
-    assert driver.expected_invocations() == 9_480
+    assert driver.expected_invocations() == 8_980
+
+
+def test_until_enough_is_known_calls_that_make_way_are_alone() -> None:
+    """The very first ones may not be like most."""
+    clock = Clock()
+    driver, names = first_ones(clock)
+    for call_id in names[: ENOUGH - 1]:
+        driver.ended(call_id, 1, 1.0, "log", failed=False, seconds=0.001)
+    driver.look()
+    driver.review()
+    assert sizes_of(driver, ENOUGH - 1) == [1] * (ENOUGH - 1)
+    assert isinstance(driver.next_call(), Later)
+
+
+def test_what_ends_while_outcomes_are_read_is_no_long_call() -> None:
+    """Up to where the client has seen is when it began to look. To read many outcomes takes long."""
+    clock = Clock()
+    driver, names = first_ones(clock)
+    clock.now = 0.5
+    driver.begin_look()
+    clock.now = 3.0
+    for call_id in names[30:]:
+        driver.ended(call_id, 1, 1.0, "log", failed=False, seconds=0.001)
+    driver.review()
+    assert all(size > 50 for size in sizes_of(driver, 20))
 
 
 def test_calls_that_end_make_way_for_as_many() -> None:
@@ -478,3 +514,31 @@ def test_chunks_cannot_hand_a_call_back_without_end(by_report: bool, retries: in
             assert driver.leave(f"00000.{number}") == []
     assert invoked(driver) == CALLS  # alone: there, nobody believes a worker that says so
     assert all(causes(driver, one) == ["handed back"] * MOST_HANDED_BACK + [None] for one in CALLS)
+
+
+def test_a_pause_is_no_invocation() -> None:
+    """While calls wait for the first wave, the client has nothing to invoke."""
+    clock = Clock()
+    driver, names = first_ones(clock)
+    assert isinstance(driver.next_call(), Later)
+    clock.now += 0.05
+    for call_id in names[:ENOUGH]:
+        driver.ended(call_id, 1, 1.0, "log", failed=False, seconds=0.001)
+    driver.review()
+    sizes_of(driver, 1)
+    assert driver._record.times.invoking == pytest.approx(0.001)
+
+
+def test_a_call_that_was_seen_to_run_counts_from_then_on() -> None:
+    """Whatever starts take: its worker shows itself after two seconds."""
+    clock = Clock()
+    driver, names = first_ones(clock)
+    for call_id in names[1:]:
+        clock.now += 0.1
+        driver.ended(call_id, 1, 1.0, "log", failed=False, seconds=0.001)
+    driver.look()
+    driver.running(names[0], 1, 1.0, "log")
+    clock.now += 3.0
+    driver.look()
+    driver.review()
+    assert driver._record.times.unfinished == pytest.approx(5.0)

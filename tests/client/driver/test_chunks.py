@@ -13,13 +13,15 @@ from hypothesis import strategies as st
 from pywren.client.driver.chunks import (
     HANDLING,
     LEARNING,
+    LEAST_WORK,
+    LONG_LEARNING,
     SHORTEST_LIMIT,
     WORTH,
     Situation,
     Times,
+    Wave,
     chunk_size,
     first_wave,
-    learning,
     time_limit,
 )
 
@@ -104,28 +106,43 @@ def test_any_map_ends_with_each_call_once(
     assert result.wall <= 1.5 * alone.wall + 2 * (max(durations) + SHORTEST_LIMIT + poll)
 
 
-def test_trivial_calls_take_few_invocations() -> None:
-    """10,000 of them: at most one invocation for ten."""
+@pytest.mark.parametrize("calls", [3_000, 10_000])
+@pytest.mark.parametrize("seconds", [0.001, 0.01])
+@pytest.mark.parametrize("cold", [0.0, 0.25])
+def test_trivial_calls_take_few_invocations(calls: int, seconds: float, cold: float) -> None:
+    """At most one invocation for ten."""
     for invoking in (0.0005, 0.003):
-        result = run([0.001] * 10_000, Setting(invoking=invoking), None)
-        assert result.invocations <= 1_000
+        result = run([seconds] * calls, Setting(invoking=invoking, cold=cold), None)
+        assert result.invocations <= calls // 10
         assert result.wall < 3.0
-    assert run([0.001] * 10_000, Setting(invoking=0.0006, cold=0.5), None).invocations <= 1_000
 
 
-def test_the_first_wave_leaves_little_idle() -> None:
-    """Maps that the service runs at once do not wait; of others the larger wait more, as they last longer anyway."""
-    assert first_wave(1_000, 0, 1_000) == 1_000
-    assert first_wave(1_000, 1, 1_000) == 950
-    assert first_wave(10_000, 0, 1_000) == 500
-    assert first_wave(10**6, 0, 1_000) == first_wave(500, 0, 20) == 100
-    assert first_wave(30, 0, 20) == 30
+def test_maps_that_the_service_runs_at_once_do_not_wait() -> None:
+    """Of others a hundred calls are invoked at first, or all if there are fewer."""
+    assert first_wave(1_000, 0, 1_000) == Wave(1_000, math.inf)
+    assert first_wave(1_000, 1, 1_000) == first_wave(10**6, 0, 1_000) == Wave(100, LEARNING)
+    assert first_wave(500, 0, 20) == Wave(100, LEARNING)
+    assert first_wave(30, 0, 20).calls == 30
+
+
+def test_calls_wait_no_longer_for_which_the_service_has_room() -> None:
+    """What it has no room for would wait there; after some time it waits there."""
+    assert first_wave(10_000, 0, 1_000, waited=LEARNING) == Wave(1_000, LONG_LEARNING)
+    assert first_wave(10_000, 0, 20, waited=LEARNING) == Wave(100, LONG_LEARNING)
+    assert first_wave(10_000, 0, 1_000, waited=LONG_LEARNING) == Wave(10_000, math.inf)
 
 
 def test_calls_wait_for_a_part_of_the_time_that_chunks_might_save() -> None:
     """And never for longer than ``LEARNING``."""
-    assert learning(1_000, 0.002) == pytest.approx(0.5)
-    assert learning(10**6, 0.002) == learning(1_000, 0.0) == LEARNING
+    assert first_wave(1_000, 0, 500, invoking=0.002) == Wave(100, pytest.approx(0.5))
+    assert first_wave(1_000, 0, 500, waited=0.6, invoking=0.002) == Wave(1_000, math.inf)
+    assert first_wave(4_000, 0, 500, waited=0.8, invoking=0.001) == Wave(500, pytest.approx(1.0))
+    assert first_wave(10**6, 0, 1_000, invoking=0.002).until == LEARNING
+
+
+def test_calls_wait_longer_once_short_ones_have_ended() -> None:
+    """Soon enough of them will have ended."""
+    assert first_wave(1_000, 0, 500, waited=0.6, invoking=0.002, short=True) == Wave(100, LEARNING)
 
 
 def test_the_first_invocations_have_one_call_each() -> None:
@@ -175,11 +192,35 @@ class TestSizes:
         """A chunk still has an end."""
         assert 1 < chunk_size(SHORT._replace(busy=0.0)) <= SHORT.left
 
+    def test_a_chunk_has_some_work(self) -> None:
+        """Also the last one; unless chunks save less time than a wrong estimate costs."""
+        last = SHORT._replace(left=50, slots=1_000, busy=100 * 0.01, invoking=0.0005)
+        assert chunk_size(last._replace(calls=3_000)) == pytest.approx(LEAST_WORK / 0.01)
+        assert chunk_size(last._replace(calls=500)) == 2
+        assert chunk_size(last._replace(calls=3_000, busy=100 * 0.04)) == 5
+
+    def test_chunks_end_together(self) -> None:
+        """One that is invoked later is shorter, by what a worker runs meanwhile."""
+        now, sizes = SHORT._replace(left=9_900, slots=1_000, busy=100 * 0.005, invoking=0.001), []
+        while now.left > 1_000:
+            sizes.append(chunk_size(now))
+            now = now._replace(left=now.left - sizes[-1])
+        ends = [0.001 * index + 0.005 * size for index, size in enumerate(sizes)]
+        assert max(ends) - min(ends) < 0.01
+
+    def test_what_was_handed_back_is_alone_where_the_service_has_room(self) -> None:
+        """Calls are longer than expected."""
+        now = SHORT._replace(left=500, slots=1_000, calls=3_000)
+        assert chunk_size(now) > 1
+        assert chunk_size(now._replace(again=True)) == 1
+        assert chunk_size(now._replace(again=True, slots=100)) > 1
+
     def test_in_doubt_a_call_is_alone_that_the_service_could_run(self) -> None:
-        """Chunks would only save money there."""
+        """Chunks would save little there; where they save more than a wrong estimate costs, the doubt is no reason."""
         now = NOTHING_KNOWN._replace(left=500, slots=1_000, ended=10, busy=10 * 0.001)
         assert chunk_size(now) > 1
-        assert chunk_size(now._replace(doubtful=1.0)) == 1
+        assert chunk_size(now._replace(doubtful=1.0)) == chunk_size(now._replace(doubtful=1.0, calls=200)) == 1
+        assert chunk_size(now._replace(doubtful=1.0, calls=3_000)) > 1
         assert chunk_size(now._replace(doubtful=1.0, slots=100)) == chunk_size(now._replace(slots=100)) > 1
 
     @given(
@@ -192,6 +233,8 @@ class TestSizes:
             busy=st.floats(0, 1e300),
             invoking=st.floats(0, 10),
             doubtful=st.floats(0, 1e300),
+            calls=st.integers(0, 10**7),
+            again=st.booleans(),
         )
     )
     def test_every_size_is_possible(self, now: Situation) -> None:
@@ -220,10 +263,26 @@ class TestTimes:
         assert times.latency == pytest.approx(0.5, abs=0.02)
         assert times.so_far(1.0, 0.0, math.nan) == (0.0, pytest.approx(0.5, abs=0.02))
         sure, likely = times.so_far(5.0, 0.0, math.nan)
-        assert 3.5 < sure < likely
+        assert sure == pytest.approx(3.5, abs=0.05)
+        assert likely == pytest.approx(4.5, abs=0.05)
         assert times.so_far(5.0, 0.0, 4.0) == (1.0, 1.0)  # it has shown when it ran
         times.review([(1.0, 1.5), (0.0, 0.5)])
         assert (times.unfinished, times.doubtful) == (1.0, 1.0)
+
+    def test_what_one_look_finds_is_no_narrow_sample(self) -> None:
+        """The quickest starts are seen first, and differ little: that does not show that all others have begun."""
+        times = Times()
+        for _ in range(20):
+            times.add(0.001, 0.5)
+        assert times.so_far(1.4, 0.0, math.nan) == (0.0, pytest.approx(0.9, abs=0.01))
+        assert times.so_far(2.0, 0.0, math.nan)[0] == pytest.approx(0.5, abs=0.01)
+
+    def test_each_end_counts_for_the_latency(self) -> None:
+        """A look finds ends in the order of their invocations: the first were invoked long before the last."""
+        times = Times()
+        for index in range(100):
+            times.add(0.001, 1.001 - index * 0.005)
+        assert times.latency == pytest.approx(0.75, abs=0.01)
 
     def test_an_invocation_takes_what_lies_between_two_answers(self) -> None:
         """Except where the client had nothing to invoke."""
@@ -231,8 +290,12 @@ class TestTimes:
         for now in (10.0, 10.01, 20.0, 20.01):
             times.accepted(now)
         assert times.invoking == pytest.approx(0.01)
+        times.idle()
+        times.accepted(20.06)
+        assert times.invoking == pytest.approx(0.01)
+        times.accepted(20.07)
         for index in range(100):
-            times.accepted(20.01 + index * 0.002)
+            times.accepted(20.07 + index * 0.002)
         assert times.invoking == pytest.approx(0.002, rel=0.1)
 
 

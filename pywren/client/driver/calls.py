@@ -51,6 +51,7 @@ class AttemptRecord:
         where: the worker: a log stream, an instance or a process.
         suspected: whether it is believed to be lost, though its result would still count.
         backup: whether it was started beside another attempt.
+        beside: how many others of the service were just being invoked when it was accepted.
     """
 
     number: int
@@ -67,6 +68,7 @@ class AttemptRecord:
     where: str = ""
     suspected: bool = False
     backup: bool = False
+    beside: int = 0
 
     @property
     def in_flight(self) -> bool:

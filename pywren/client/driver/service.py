@@ -252,7 +252,7 @@ class Service:
             self._begin_load()
         self._active = attempt.sent
         self.accepted += 1
-        attempt.order = self.accepted
+        attempt.order, attempt.beside = self.accepted, self.in_phase[Phase.SENDING]
         share.waiting[attempt] = self.waiting[attempt] = call
         if math.isnan(self.first_accepted):
             self.first_accepted = attempt.sent

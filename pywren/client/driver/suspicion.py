@@ -6,7 +6,8 @@ An attempt that waits may have been dropped, or it may wait its turn. What tells
 
 - *Overtaken*: most of the attempts that were accepted between it and the newest one that has started have started or
   ended too. It was dropped, unless the service takes calls in another order than that of their acceptance. Then the
-  waits of those that do start are long as well, and so is the usual wait.
+  waits of those that do start are long as well, and so is the usual wait. Those that were on their way together have no
+  order: where others wait behind, they have not overtaken each other.
 - *Passed over*: the same in a queue that has kept its order so far. There it shows long before the wait is unusual.
 - *Alone*: nothing that was accepted later has started, or only little of it. It is repeated unless it may be in a
   queue: the service is full, or starts are still being seen. Few such repeats are made; the first of them that starts
@@ -241,7 +242,12 @@ def _dropped_first(record: CallsetRecord, now: float, patience: _Patience, alone
 def _is_overtaken(service: Service, attempt: AttemptRecord, newest: int, now: float) -> bool:
     """Tell whether most of the attempts between one and the newest that has started do not wait any more."""
     between = newest - attempt.order
-    return between > 0 and service.waiting_between(attempt.order, newest, now) * 2 < between
+    more = between - service.waiting_between(attempt.order, newest, now) * 2 if between > 0 else 0
+    if not 0 < more <= attempt.beside:
+        return more > 0
+    # Those that were on their way at the same time may have arrived before it, although they were accepted later. If
+    # more than that wait behind, the service had no room for these, and so perhaps for this one.
+    return service.waiting_between(newest, service.accepted + 1, now) <= attempt.beside
 
 
 class _Alone:

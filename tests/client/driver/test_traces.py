@@ -267,6 +267,45 @@ def test_a_decision_about_a_hundred_thousand_calls_that_wait_is_cheap() -> None:
     assert max(took) < 20 * len(calls)
 
 
+def full(slots: int, calls: int = 1_000, lost: int = -1) -> Driver:
+    """Return a driver after a minute. Sixty-four calls at a time were on their way, and were accepted in any order.
+
+    Args:
+        slots: how many calls the service runs at once; the first that were sent.
+        calls: how many there are.
+        lost: the index of a call that the service has lost.
+    """
+    clock, rng = [0.0], random.Random(3)
+    driver = Driver([f"{index:05d}" for index in range(calls)], LAMBDA, clock=lambda: clock[0])
+    under_way: list[Ready] = []
+    for index in range(calls + 64):
+        if index < calls:
+            step = driver.next_call()
+            assert isinstance(step, Ready)
+            under_way.append(step)
+        if index >= 64:
+            driver.accepted(*under_way.pop(rng.randrange(len(under_way))), "id", 0.0)
+    for _ in range(30):
+        clock[0] += 2.0
+        driver.look()
+        for index in range(slots):
+            if index != lost:
+                driver.running(f"{index:05d}", 1, 1.0, "log")
+        driver.decide()
+    return driver
+
+
+def test_calls_for_which_a_service_has_no_room_are_not_repeated() -> None:
+    """Those that it runs, and those that it has put aside, have overtaken each other on their way."""
+    assert full(100).counts().held == 0
+
+
+@pytest.mark.parametrize("lost", [10, 60, 90])
+def test_a_call_is_repeated_that_a_service_with_room_for_all_has_lost(lost: int) -> None:
+    """Whatever was on its way at the same time: nothing waits behind it."""
+    assert full(100, calls=100, lost=lost).counts().held == 1
+
+
 class TestSignsOfLife:
     """What the driver makes of a sign of life that comes late."""
 

@@ -6,7 +6,7 @@ They are made before each invocation, from what the driver knows by then. The ru
   once are all invoked at once, as they would be without chunks. Of more calls, a first wave is invoked
   (``first_wave``), and the others wait until it shows how long calls take. It is small, because each of its calls costs
   what a chunk of hundreds does. If it shows nothing for a while, it becomes as large as what the service runs at once,
-  so that long calls lose little.
+  so that long calls lose little. So it is from the beginning if the client invokes all calls within a second.
 - *The client is the bottleneck*: it needs ``invoking`` seconds for an invocation, and the service could run the calls
   faster than that. Then all chunks should end together: one that is invoked later is shorter, by the calls that a
   worker runs while the client invokes. With n calls left, of t seconds each, the next one has
@@ -17,7 +17,7 @@ They are made before each invocation, from what the driver knows by then. The ru
   Schonberg and Flynn, Communications of the ACM 35(8), 1992). A chunk lasts no longer than until its requests are a
   tenth of its price; beyond, there is little to save, and results would come late.
 
-Both sizes shrink at the end of a map, so that nobody waits for one worker. But a chunk has work for a fifth of a second
+Both sizes shrink at the end of a map, so that nobody waits for one worker. But a chunk has work for a quarter second
 (``LEAST_WORK``): with less it would save no time that anybody notices, and its requests would cost many times its work.
 Calls that the service can run all at once are alone, unless they are shorter than an invocation; and so they are if
 chunks have handed them back.
@@ -61,10 +61,10 @@ HANDLING = 0.002
 WINDOW = 200
 """How many of the latest outcomes the mean of the durations is about."""
 
-LEAST_WORK = 0.2
+LEAST_WORK = 0.25
 """Seconds of work that a chunk has at least, if there are enough calls. A map may take longer by that, which is less
-than the starts of two workers differ by. The requests of such a chunk cost twice as much as its work (``WORTH``). A map
-of so few calls that chunks save less time than a wrong estimate costs (``SHORTEST_LIMIT``) has shorter ones."""
+than the starts of two workers differ by. The requests of such a chunk cost more than its work does (``WORTH``). A map
+of few calls (``STAKE``) has shorter ones."""
 
 LEARNING = 0.75
 """Seconds for which calls wait behind the first wave, at most, since its first invocation. A cold start without a
@@ -77,9 +77,15 @@ calls gain little from chunks."""
 ENOUGH = 20
 """After so many calls have ended the others wait no longer. The very first ones may not be like most."""
 
-STAKE = 0.25
-"""The part of the time for invoking all calls alone, which chunks might save, after which calls wait no longer if none
-has ended that is short."""
+STAKE = 1.0
+"""Seconds that the client has to need for invoking all calls of a map alone. With less, chunks cannot save more time
+than waiting for the first calls, or a wrong estimate, costs."""
+
+SHARE_WAITED = 0.25
+"""The part of these seconds after which calls wait no longer if none has ended that is short."""
+
+SHORTEST_WAIT = 0.45
+"""Seconds for which calls wait in any case: the client sees few ends sooner of calls that have started cold."""
 
 _LONGEST_GAP = 0.1  # seconds between two answers of the service; in a longer gap the client had nothing to invoke
 _WEIGHT = 1.0 / 16.0  # of the latest gap in the mean
@@ -107,6 +113,7 @@ class Times:
         self.began = math.nan
         self._alone = 0  # how many of the ends the latency is the mean of
         self._latest = math.nan  # when the service last accepted an attempt
+        self._is_idle = False
 
     def add(self, seconds: float, whole: float = math.nan) -> None:
         """Count an attempt that has ended.
@@ -147,18 +154,19 @@ class Times:
             self.unfinished += sure
             self.doubtful += likely - sure
 
-    def idle(self) -> None:
-        """Note that the client has nothing to invoke: how long that lasts says nothing of an invocation."""
-        self._latest = math.nan
+    def idle(self, is_idle: bool) -> None:
+        """Note whether the client has nothing to invoke. Then gaps between answers say nothing of an invocation."""
+        self._is_idle = is_idle
+        self._latest = math.nan if is_idle else self._latest
 
     def accepted(self, now: float) -> None:
         """Note that the service has accepted an attempt."""
         if math.isnan(self.began):
             self.began = now
         gap = now - self._latest
-        if 0.0 <= gap <= _LONGEST_GAP:
+        if not self._is_idle and 0.0 <= gap <= _LONGEST_GAP:
             self.invoking += (gap - self.invoking) * (_WEIGHT if self.invoking else 1.0)
-        self._latest = now
+        self._latest = math.nan if self._is_idle else now
 
 
 class Situation(NamedTuple):
@@ -221,7 +229,8 @@ def first_wave(
     """Return how many calls of a map are invoked, each alone, before anything is known of them.
 
     While the others wait, the service could run more. If calls turn out to be long, that was for nothing: the map takes
-    longer by three quarters of a second at most, and by half of what the client needs to invoke its calls.
+    longer by three quarters of a second at most (``LEARNING``), and by half of what the client needs to invoke its
+    calls (``STAKE``).
 
     Args:
         calls: how many calls the map has.
@@ -231,11 +240,14 @@ def first_wave(
         invoking: how many seconds an invocation takes the client; 0.0 if that is not known yet.
         short: whether some calls have ended, and were so short that chunks would have more than one.
     """
-    if calls + in_flight > slots:
-        stake = math.inf if short or not invoking else STAKE * calls * invoking
-        for most, until in ((FEWEST_CALLS, LEARNING), (max(FEWEST_CALLS, slots), LONG_LEARNING)):
-            if waited < min(until, stake):
-                return Wave(min(calls, most), min(until, stake))
+    if calls + in_flight <= slots:
+        return Wave(calls, math.inf)
+    at_stake = calls * invoking if invoking else math.inf
+    longest = math.inf if short else max(SHORTEST_WAIT, SHARE_WAITED * at_stake)
+    if at_stake >= STAKE and waited < min(longest, LEARNING):
+        return Wave(min(calls, FEWEST_CALLS), min(longest, LEARNING))
+    if waited < min(longest, LONG_LEARNING):
+        return Wave(min(calls, max(FEWEST_CALLS, slots)), min(longest, LONG_LEARNING))
     return Wave(calls, math.inf)
 
 
@@ -258,7 +270,7 @@ def _are_long(now: Situation) -> bool:
     if now.again:
         return True  # calls are longer than expected
     # In doubt, whatever costs less if it is wrong: to invoke all calls alone, or a chunk that hands calls back.
-    return (now.longest if now.at_stake < SHORTEST_LIMIT else now.duration) > INVOCATION
+    return (now.longest if now.at_stake < STAKE else now.duration) > INVOCATION
 
 
 def time_limit(size: int, duration: float) -> float:
@@ -278,7 +290,7 @@ def _of_least_wall(now: Situation) -> float:
 
 
 def _of_least_work(now: Situation) -> float:
-    return LEAST_WORK / now.duration if now.at_stake >= SHORTEST_LIMIT else 0.0
+    return LEAST_WORK / now.duration if now.at_stake >= STAKE else 0.0
 
 
 def _of_equal_share(now: Situation) -> float:

@@ -213,14 +213,11 @@ class Driver:
         Whoever gets an attempt must report ``accepted``, ``throttled`` or ``refused``.
         """
         with self._lock:
-            step = self.peek()
-            if step is not None:
-                if not self._record.in_phase[Phase.SENDING]:  # no other thread invokes either
-                    self._record.times.idle()
+            step, call = self.peek(), self._record.first_held()
+            # What other threads still invoke ends later and later, and no thread takes its place.
+            self._record.times.idle(step is not None or call is None)
+            if step is not None or call is None:
                 return step
-            call = self._record.first_held()
-            if call is None:
-                return None
             wait = self._service.pace.wait(self._clock())
             return Later(wait) if wait > 0.0 else self._open(self._together(call))
 

@@ -16,6 +16,7 @@ from pywren.client.driver.chunks import (
     LEAST_WORK,
     LONG_LEARNING,
     SHORTEST_LIMIT,
+    SHORTEST_WAIT,
     WORTH,
     Situation,
     Times,
@@ -134,15 +135,23 @@ def test_calls_wait_no_longer_for_which_the_service_has_room() -> None:
 
 def test_calls_wait_for_a_part_of_the_time_that_chunks_might_save() -> None:
     """And never for longer than ``LEARNING``."""
-    assert first_wave(1_000, 0, 500, invoking=0.002) == Wave(100, pytest.approx(0.5))
-    assert first_wave(1_000, 0, 500, waited=0.6, invoking=0.002) == Wave(1_000, math.inf)
+    assert first_wave(1_200, 0, 500, invoking=0.002) == Wave(100, pytest.approx(0.6))
+    assert first_wave(1_200, 0, 500, waited=0.7, invoking=0.002) == Wave(1_200, math.inf)
+    assert first_wave(1_200, 0, 500, invoking=0.001) == Wave(100, SHORTEST_WAIT)
     assert first_wave(4_000, 0, 500, waited=0.8, invoking=0.001) == Wave(500, pytest.approx(1.0))
     assert first_wave(10**6, 0, 1_000, invoking=0.002).until == LEARNING
 
 
+def test_calls_of_a_map_that_the_client_invokes_within_a_second_do_not_wait() -> None:
+    """Chunks would not save what the wait costs. Only those wait that the service has no room for."""
+    assert first_wave(1_000, 0, 500, invoking=0.001) == Wave(100, SHORTEST_WAIT)
+    assert first_wave(900, 0, 500, invoking=0.001) == Wave(500, SHORTEST_WAIT)
+    assert first_wave(900, 0, 20, invoking=0.001) == Wave(100, SHORTEST_WAIT)
+
+
 def test_calls_wait_longer_once_short_ones_have_ended() -> None:
     """Soon enough of them will have ended."""
-    assert first_wave(1_000, 0, 500, waited=0.6, invoking=0.002, short=True) == Wave(100, LEARNING)
+    assert first_wave(1_000, 0, 500, waited=0.6, invoking=0.001, short=True) == Wave(100, LEARNING)
 
 
 def test_the_first_invocations_have_one_call_each() -> None:
@@ -155,7 +164,7 @@ def test_the_first_invocations_have_one_call_each() -> None:
 def test_the_last_chunks_are_small() -> None:
     """At the end nobody waits for one worker."""
     result = run([0.05] * 5_000, Setting(slots=50), None)
-    assert max(result.sizes[-40:]) <= 3 < max(result.sizes)
+    assert max(result.sizes[-40:]) * 0.05 <= LEAST_WORK < max(result.sizes) * 0.05
 
 
 def test_an_explicit_size_is_kept() -> None:
@@ -197,7 +206,7 @@ class TestSizes:
         last = SHORT._replace(left=50, slots=1_000, busy=100 * 0.01, invoking=0.0005)
         assert chunk_size(last._replace(calls=3_000)) == pytest.approx(LEAST_WORK / 0.01)
         assert chunk_size(last._replace(calls=500)) == 2
-        assert chunk_size(last._replace(calls=3_000, busy=100 * 0.04)) == 5
+        assert chunk_size(last._replace(calls=3_000, busy=100 * 0.04)) == int(LEAST_WORK / 0.04)
 
     def test_chunks_end_together(self) -> None:
         """One that is invoked later is shorter, by what a worker runs meanwhile."""
@@ -290,10 +299,12 @@ class TestTimes:
         for now in (10.0, 10.01, 20.0, 20.01):
             times.accepted(now)
         assert times.invoking == pytest.approx(0.01)
-        times.idle()
-        times.accepted(20.06)
-        assert times.invoking == pytest.approx(0.01)
+        times.idle(True)
+        for now in (20.06, 20.12):  # of other threads, which began before
+            times.accepted(now)
+        times.idle(False)
         times.accepted(20.07)
+        assert times.invoking == pytest.approx(0.01)
         for index in range(100):
             times.accepted(20.07 + index * 0.002)
         assert times.invoking == pytest.approx(0.002, rel=0.1)

@@ -73,10 +73,7 @@ def wait(
     else:
         raise ArgumentError(f"return_when is {return_when!r}; it must be pywren.ALL_COMPLETED, ANY_COMPLETED or ALWAYS")
     # Look at the states only now: futures that ended after the wait was over are reported as done too.
-    done: list[Any] = []
-    not_done: list[Any] = []
-    for item in futures:
-        (done if call_state.is_done(item) else not_done).append(item)
+    done, not_done = call_state.parted(futures)
     call_state.mark_collected(done)
     return done, not_done
 
@@ -129,7 +126,7 @@ def get_all_results(
         what = f"{len(not_done)} of {len(futures)} calls have not ended after {timeout} s"
         raise waiting.time_out(what, not_done, "they are still running")
     if not return_exceptions:
-        return [item.result() for item in futures]
+        return call_state.results_of(futures)
     verdicts = [call_state.verdict_of(item) for item in futures]
     return [None if one is None else one.value if one.error is None else one.error for one in verdicts]
 

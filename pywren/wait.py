@@ -58,7 +58,9 @@ def wait(
     futures = list_of(fs, "wait()")
     # A future that is listed twice would be counted twice, and the countdown would end too early. By identity: copies
     # of one future are counted separately.
-    distinct = list({id(item): item for item in futures}.values())
+    distinct = futures
+    if len(set(map(id, futures))) < len(futures):
+        distinct = list({id(item): item for item in futures}.values())
     watcher = Progress(distinct, progress)
     if return_when == ALWAYS:
         # On this thread, without sleeping. If the monitor is polling the same callset right now, take what is known.
@@ -212,6 +214,7 @@ def list_of(fs: Iterable[object], taker: str) -> list[ResponseFuture]:
         if not isinstance(item, ResponseFuture):
             raise ArgumentError(f"{taker} takes pywren futures, not a {type(item).__name__}")
         # Refuse it here: nothing would ever settle a future without an origin, so a wait for it would never end.
-        item._invoked()
+        if item._origin is None:
+            item._invoked()
         futures.append(item)
     return futures

@@ -75,7 +75,7 @@ class _Countdown(_Waiter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._ended = 0
+        self.ended = 0
         # None until start(): settling threads count from installation on, before the waiting thread knows its target.
         self._target: int | None = None
         self.is_over = False
@@ -104,11 +104,11 @@ class _Countdown(_Waiter):
         # On a settling thread that holds a callset's condition. Only arithmetic and a release may happen under this
         # lock.
         with self._lock:
-            self._ended += len(futures)
+            self.ended += len(futures)
             self._check()
 
     def _check(self) -> None:
-        if self._target is not None and self._ended >= self._target and not self.is_over:
+        if self._target is not None and self.ended >= self._target and not self.is_over:
             self.is_over = True
             if self.trouble is None:  # otherwise the gate is open already, and a lock cannot be released twice
                 self._gate.release()
@@ -264,9 +264,10 @@ def await_all(
         stop_waiting([origin for origin, _ in _by_origin(waiting)])
         raise
     finally:
-        # Also on a time-out and after Ctrl-C: a countdown left behind would be notified, and would keep its memory, for
-        # as long as the future lives.
-        uninstall(countdown, waiting)
+        # After a time-out and after Ctrl-C: a countdown left behind would be notified, and would keep its memory, for as
+        # long as the future lives. From futures that have ended, it is gone.
+        if countdown.ended < len(waiting):
+            uninstall(countdown, waiting)
 
 
 def time_out(what: str, futures: Iterable[CallState], state: str) -> WaitTimeoutError:

@@ -14,8 +14,9 @@ with its process, because others were to be sent with it.
 
 One thread of each process uses the memory, without a common lock. The child writes a result first, and then counts it
 in a single store of eight bytes; a new page has another number. The parent reads the count, and then only results that
-it covers. Both look at the socket in between: the child turns the page only after it was sent, and the parent reads the
-page only after all that has been sent. So each result is read in exactly one of the two ways.
+it covers. The child turns the page only after it was sent, and the parent reads it only after it has received all that
+was sent, and if the results are those of its next tickets. So each result is read once, in one of the two ways, and in
+the order in which the calls ran.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -38,7 +40,8 @@ MOST_BYTES = 4096
 SECONDS = 0.001
 """How old the first result of a page may become before the page is sent. Calls that take longer are sent alone."""
 
-_HEAD = struct.Struct("<Q")  # the number of the page, shifted by ``_SHIFT``, and how many results are on it
+# Of the machine's own kind, so that it is written in one store.
+_HEAD = struct.Struct("@Q")  # the number of the page, shifted by ``_SHIFT``, and how many results are on it
 _SHIFT = 16
 _ENTRY = struct.Struct("<QdQ")  # ticket, seconds that the function ran, where its value ends
 _ENTRIES = 64
@@ -135,10 +138,14 @@ class PageReader:
         self._sent += 1
         return _parse(entries, values, known)
 
-    def unsent(self) -> Page:
+    def unsent(self, head: int) -> Page:
         """Return the results that are on the page now and were not sent or returned before.
 
-        The caller must have received all that the child has sent.
+        The caller must have received all that the child had sent at that time.
+
+        Args:
+            head: the ticket of the call that the next result must be of. If the page has others, the child has sent
+                something meanwhile, and the caller will hear of these results again.
 
         Raises:
             ValueError: this is no page.
@@ -151,12 +158,15 @@ class PageReader:
         # The child may have sent the page meanwhile, and written to the next one. Then the socket brings the page.
         if self._head()[0] != number:
             return _EMPTY
-        known, self._known = self._known, count
-        return _parse(memory[_ENTRIES : _ENTRIES + count * _ENTRY.size], memory[_VALUES:], known)
+        page = _parse(memory[_ENTRIES : _ENTRIES + count * _ENTRY.size], memory[_VALUES:], self._known)
+        if not page.tickets or page.tickets[0] != head:
+            return _EMPTY
+        self._known = count
+        return page
 
     def _head(self) -> tuple[int, int]:
         head = self._file.read(0, _HEAD.size)
-        return divmod(int.from_bytes(head, "little"), 1 << _SHIFT)
+        return divmod(int.from_bytes(head, sys.byteorder), 1 << _SHIFT)
 
 
 def _parse(entries: bytes, values: bytes, known: int) -> Page:

@@ -6,6 +6,7 @@
 | nothing comes for a while | what is on the page, from the memory; later the rest, from the frame |
 | the page was sent, and the child has not turned it yet | nothing more |
 | the child sends the page and begins another one while the memory is read | nothing; the frame brings it |
+| the child sends another result, and then begins its page, while the memory is read | nothing; the socket comes first |
 | the page is full | the result does not fit; it begins the next page |
 | the user's code has written to the memory, or to the socket | ``ValueError``, or nothing |
 | the user's code has cut the file short | nothing |
@@ -62,7 +63,7 @@ class Both:
     def look(self) -> None:
         """Receive all that was sent, and read what was not."""
         self.receive()
-        self.take(self.reader.unsent())
+        self.take(self.reader.unsent(len(self.read) + 1))
 
     def take(self, page: pages.Page) -> None:
         """Note results that were read."""
@@ -127,9 +128,18 @@ def test_a_page_that_is_turned_meanwhile(monkeypatch: pytest.MonkeyPatch) -> Non
         return read(file, offset, size)
 
     monkeypatch.setattr(UnlinkedFile, "read", slowly)
-    both.take(both.reader.unsent())
+    both.take(both.reader.unsent(1))
     assert both.read == []
     monkeypatch.undo()
+    both.look()
+    assert both.read == both.written
+
+
+def test_what_follows_a_result_that_is_on_its_way_does_not_count_yet() -> None:
+    """The child may send another result after the socket was read, and then begin its page."""
+    both = Both()
+    both.add(b"the second, as the first was sent alone")
+    assert not both.reader.unsent(0).tickets
     both.look()
     assert both.read == both.written
 

@@ -142,8 +142,8 @@ class Feeder:
             pass  # nothing more has arrived
         except EOFError:
             member.lose()  # the process may only have closed the socket so far; ``pidfd`` will report when it ends
-        if everything:
-            count += self._take_page(member, member.pages.unsent)  # after the socket, as ``PageReader`` requires
+        if everything and member.tickets:  # after the socket, as ``PageReader`` requires
+            count += self._take_page(member, partial(member.pages.unsent, member.tickets[0]))
         if count:
             member.progressed(count, time.monotonic())
         member.in_doubt = before

@@ -2,8 +2,8 @@
 
 The parent writes eight-byte tickets to a pipe, and the functions and arguments of the calls to the channel. The child
 takes *one* ticket, runs that call and sends its result, or writes it to its page, before it takes the next. The parent
-can take back tickets that are still in the pipe, to cancel the calls or to give them to an idle process. A read of eight
-bytes is atomic, so the kernel decides which side gets a ticket, and the two processes need no common lock.
+can take back tickets that are still in the pipe, to cancel the calls or to give them to an idle process. A read of
+eight bytes is atomic, so the kernel decides which side gets a ticket, and the two processes need no common lock.
 
 A call that left threads, child processes or lasting changes ends its process. The child sets a flag in the result and
 waits to be killed, so that the parent kills the child and everything below it together.

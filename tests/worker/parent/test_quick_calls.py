@@ -3,7 +3,7 @@
 | what happens | what the program sees |
 |---|---|
 | quick calls are followed by one that does not end | the results of the quick ones, at once |
-| its process is killed | the quick ones have their results; the one that ran has a failure; those behind it run elsewhere |
+| its process is killed | the quick ones have their results, it has a failure, and those behind it run elsewhere |
 | it is cancelled, or its time is over | the same |
 | calls raise | each its own error, with the line of the function |
 | results are big, or cannot be pickled | each arrives, or says why not |
@@ -61,7 +61,11 @@ class Calls:
         self._changed = threading.Condition()
         function = Function(os.urandom(8).hex(), dumps(called))
         self.batch: Batch = pool.submit(
-            function, [dumps(arg, out_of_band=True) for arg in args], on_results=self._take, on_start=self._start, **options
+            function,
+            [dumps(arg, out_of_band=True) for arg in args],
+            on_results=self._take,
+            on_start=self._start,
+            **options,
         )
 
     def _start(self, index: int) -> None:

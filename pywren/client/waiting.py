@@ -264,8 +264,8 @@ def await_all(
         stop_waiting([origin for origin, _ in _by_origin(waiting)])
         raise
     finally:
-        # After a time-out and after Ctrl-C: a countdown left behind would be notified, and would keep its memory, as long
-        # as the future lives. From futures that have ended, it is gone.
+        # After a time-out and after Ctrl-C: a countdown left behind would be notified, and would keep its memory, until
+        # the future is gone. From futures that have ended, it has been removed.
         if countdown.ended < len(waiting):
             uninstall(countdown, waiting)
 

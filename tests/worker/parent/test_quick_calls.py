@@ -54,12 +54,14 @@ def pool(request: pytest.FixtureRequest) -> Iterator[LocalPool]:
 class Calls:
     """Submits calls and collects their results."""
 
-    def __init__(self, pool: LocalPool, called: Callable[..., Any], args: Sequence[Any], **options: Any) -> None:
+    def __init__(
+        self, pool: LocalPool, called: Callable[..., Any] | Function, args: Sequence[Any], **options: Any
+    ) -> None:
         self.results: dict[int, RunResult] = {}
         self.started: set[int] = set()
         self.count = len(args)
         self._changed = threading.Condition()
-        function = Function(os.urandom(8).hex(), dumps(called))
+        function = called if isinstance(called, Function) else Function(os.urandom(8).hex(), dumps(called))
         self.batch: Batch = pool.submit(
             function,
             [dumps(arg, out_of_band=True) for arg in args],
@@ -246,3 +248,11 @@ def test_the_pump_sleeps_while_a_call_runs(monkeypatch: pytest.MonkeyPatch) -> N
         end(pool, calls)
     finally:
         pool.close()
+
+
+def test_a_map_after_one_whose_argument_has_changed_something(pool: LocalPool) -> None:
+    """Calls that only compute share their function with later maps, unless an argument brought code of its own."""
+    changed = type("Changed", (), {"__init__": lambda self: None, "__add__": lambda self, _: os.environ.get("NO", 1)})
+    function = Function("shared", dumps(lambda x: x + 1), load_anew=True)
+    for arguments, expected in (([1, 2], [2, 3]), ([changed()], [1]), ([4], [5])):
+        assert Calls(pool, function, arguments).values() == expected

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -33,6 +34,7 @@ from pywren.worker.task import Function, RunResult
 pytestmark = pytest.mark.usefixtures("by_value")
 
 FOREVER = -1
+BASE = 10
 
 
 def echo(x: Any) -> Any:
@@ -250,9 +252,21 @@ def test_the_pump_sleeps_while_a_call_runs(monkeypatch: pytest.MonkeyPatch) -> N
         pool.close()
 
 
-def test_a_map_after_one_whose_argument_has_changed_something(pool: LocalPool) -> None:
+class Meddler:
+    """When it is added to something, it changes the variables of the function that adds it."""
+
+    def __radd__(self, other: int) -> int:
+        sys._getframe(1).f_globals["BASE"] = 99
+        return other
+
+
+def test_a_map_after_one_whose_argument_has_changed_something() -> None:
     """Calls that only compute share their function with later maps, unless an argument brought code of its own."""
-    changed = type("Changed", (), {"__init__": lambda self: None, "__add__": lambda self, _: os.environ.get("NO", 1)})
-    function = Function("shared", dumps(lambda x: x + 1), load_anew=True)
-    for arguments, expected in (([1, 2], [2, 3]), ([changed()], [1]), ([4], [5])):
-        assert Calls(pool, function, arguments).values() == expected
+    pool = LocalPool(1)
+    pool.acquire()
+    try:
+        function = Function(b"shared by maps", dumps(lambda x: BASE + x), load_anew=True)
+        for arguments, expected in (([1, 2], [11, 12]), ([Meddler()], [10]), ([3], [13])):
+            assert Calls(pool, function, arguments).values() == expected
+    finally:
+        pool.close()

@@ -154,7 +154,7 @@ class Ends:
         raise NotImplementedError
 
 
-_End = tuple["CallState", Any, "BaseException | None", "Verdict | Ends"]
+_Ending = tuple["CallState", Any, "BaseException | None", "Verdict | Ends"]
 
 
 def settle(verdicts: Sequence[tuple[CallState, Verdict]]) -> None:
@@ -179,12 +179,12 @@ def settle_returned(futures: Sequence[CallState], values: Sequence[Any], ends: E
         _settle(futures[0], zip(futures, values, repeat(None), repeat(ends), strict=False))
 
 
-def _settle(first: CallState, ends: Iterable[_End]) -> None:
+def _settle(first: CallState, ends: Iterable[_Ending]) -> None:
     called: list[tuple[CallState, Sequence[Callable[[Any], object]]]] = []
     # One acquisition for the whole batch: ten thousand would be a good part of the cost of a map of trivial calls.
     with first._shared:
         ended: list[CallState] = []
-        apart: list[_End] = []
+        apart: list[_Ending] = []
         told: dict[int, tuple[Any, list[CallState]]] = {}
         # While this thread has ``_making``, the standard library gets no new condition. Whoever gets one afterwards
         # sees the final state.

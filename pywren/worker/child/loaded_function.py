@@ -34,14 +34,11 @@ class LoadedFunction:
     Attributes:
         is_inert: whether the function can only compute, so that a call with plain data changes nothing in its process;
             False until it is loaded.
-        only_computed: whether all its calls had plain data as their argument. If not, an argument's own code may have
-            changed something.
     """
 
     def __init__(self, source: Function, runner: TaskRunner, root: str, digest: str | None = None) -> None:
         self.source = source
         self.is_inert = False
-        self.only_computed = True
         self._runner = runner
         self._root = root
         self._digest = modules_digest(source.modules) if digest is None else digest
@@ -70,8 +67,6 @@ class LoadedFunction:
 
     def unchanged(self) -> LoadedFunction:
         """Return this function without the changes that calls made: copied from its snapshot, or to be loaded again."""
-        if self.is_inert and self.only_computed:
-            return self
         fresh = LoadedFunction(self.source, self._runner, self._root, self._digest)
         fresh._is_imported = self._is_imported
         if self._is_imported:

@@ -130,9 +130,7 @@ class PoolChild:
         if shown:
             self.output.begin(shown=True)
         # Such a call cannot have changed, printed or left anything. Most short calls are like this.
-        is_plain = type(entry) is bytes and _is_plain(entry)
-        nothing_to_mend = function.is_inert and is_plain and not (shown or extra_env)
-        function.only_computed = function.only_computed and is_plain
+        nothing_to_mend = function.is_inert and type(entry) is bytes and _is_plain(entry) and not (shown or extra_env)
         try:
             result = self.runner.run(function.load, argument, references, extra_env, mend=not nothing_to_mend)
         except BaseException as error:  # noqa: BLE001 -- sys.exit() and the like end this process, as anywhere

@@ -261,7 +261,7 @@ class Meddler:
 
 
 def test_a_map_after_one_whose_argument_has_changed_something() -> None:
-    """Calls that only compute share their function with later maps, unless an argument brought code of its own."""
+    """It begins with the function as it was sent."""
     pool = LocalPool(1)
     pool.acquire()
     try:

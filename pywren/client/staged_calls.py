@@ -49,6 +49,7 @@ from pywren.client.invoking import Invocations
 from pywren.client.lease import Lease, held
 from pywren.client.looking import FETCH_THREADS, InFlight, Looker
 from pywren.client.monitor import FIRST_POLL, Monitor, poll_delay
+from pywren.client.payloads import Payloads, made_members
 from pywren.client.presence import client_file
 from pywren.client.protocols import Recipe
 from pywren.client.silence import Silence
@@ -220,15 +221,15 @@ class StagedCallset:
                 continue  # it has ended meanwhile; but the first one gives the chunk its name
             kept = self.records[call_id]
             kept.attempt, kept.submitted = number, now
-            items.append({**self.whole_payload(call_id), "client_process": own_name()})
+            items.append({"call_id": call_id, **kept.payload()})
+        first = {**self.whole_payload(items[0]["call_id"]), "client_process": own_name()}
         interval = PAGE_INTERVAL if self.driver is not None and self.driver.policy.retries else 0.0
-        return chunk_payload(items[0], items, chunk_key(self.callset.known_secret(), name), interval, chunk.time_limit)
+        return chunk_payload(first, items, chunk_key(self.callset.known_secret(), name), interval, chunk.time_limit)
 
-    def keep_payload(self, call_id: str, payload: Mapping[str, Any]) -> None:
-        """Keep what a payload has besides ``shared_payload``. What follows from the id of the call is not kept."""
-        made = self._made_payload(call_id)
-        own = {name: one for name, one in payload.items() if name not in made or made[name] != one}
-        self.records[call_id] = CallFacts(own)
+    def keep_payloads(self, payloads: Payloads) -> None:
+        """Keep what payloads are made from."""
+        self.shared_payload = payloads.shared
+        self.records.update((call_id, CallFacts(own)) for call_id, own in payloads.own.items())
 
     def remember(self, call_id: str, record: Mapping[str, Any]) -> None:
         """Remember what a pickled future says about its call: members of ``invoke_status``."""
@@ -236,18 +237,9 @@ class StagedCallset:
 
     def whole_payload(self, call_id: str) -> dict[str, Any]:
         """Return the payload of a call, without the key of the attempt and what the program overwrites."""
-        return {**self._made_payload(call_id), **self.shared_payload, **self.records[call_id].payload()}
-
-    def _made_payload(self, call_id: str) -> dict[str, Any]:
-        # Four keys of a hundred characters each: they would be a quarter of what is kept of an outstanding call.
-        keys = self.callset.call_keys(call_id)
-        return {
-            "call_id": call_id,
-            "data_key": keys.data,
-            "output_key": keys.output,
-            "status_key": keys.status,
-            "cancel_key": keys.cancel,
-        }
+        # Four keys of a hundred characters each: kept, they would be a quarter of what is known of an outstanding call.
+        made = made_members(self.callset, call_id)
+        return {**made, **self.shared_payload, **self.records[call_id].payload()}
 
     def note_invocation(self, ready: Ready, seconds: float) -> None:
         """Record that an attempt was invoked, and how many seconds that took."""

@@ -55,7 +55,7 @@ from pywren.client.protocols import Recipe
 from pywren.client.silence import Silence
 from pywren.client.trouble import Trouble
 from pywren.client.verdict import Verdict, cancelled_with, encoded, name_attempts, of_status, traceback_of, unexpected
-from pywren.cloud.prices import Usage, measured
+from pywren.cloud.prices import Usage, measured, measured_seconds
 from pywren.exceptions import (
     CallCancelledError,
     CallLostError,
@@ -233,7 +233,11 @@ class StagedCallset:
 
     def remember(self, call_id: str, record: Mapping[str, Any]) -> None:
         """Remember what a pickled future says about its call: members of ``invoke_status``."""
-        self.records.setdefault(call_id, CallFacts()).add_others(record)
+        self._facts(call_id).add_others(record)
+
+    def _facts(self, call_id: str) -> CallFacts:
+        # Nearly always there: one that setdefault() does not need would be made in vain.
+        return self.records.get(call_id) or self.records.setdefault(call_id, CallFacts())
 
     def whole_payload(self, call_id: str) -> dict[str, Any]:
         """Return the payload of a call, without the key of the attempt and what the program overwrites."""
@@ -781,9 +785,10 @@ class StagedCallset:
         if self.driver is not None and status.attempt != CLIENT_ATTEMPT:
             cause, error = _why(status)
             began, where = _when_and_where(status)
+            usage = None if self.driver.policy.budget is None else _usage_of(status)  # nothing else asks for it
             self.driver.ended(
                 status.call_id, status.attempt, began, where, failed=cause is not None, cause=cause, error=error,
-                usage=_usage_of(status), seconds=_seconds_of(status),
+                usage=usage, seconds=_seconds_of(status),
             )  # fmt: skip
 
     def _mark_running(self, signs: Iterable[Sign]) -> None:
@@ -1026,7 +1031,7 @@ class StagedCallset:
         except (IntegrityError, StorageNoSuchKeyError) as error:
             return error
         came = {"download_output_timestamp": started, "download_output_time": self._timer() - began}
-        self.records.setdefault(status.call_id, CallFacts()).add_others(came)
+        self._facts(status.call_id).add_others(came)
         return data
 
     def _settle(self, verdicts: Mapping[str, Verdict]) -> None:
@@ -1035,7 +1040,7 @@ class StagedCallset:
         with self._lock:
             batch = [(one, verdict) for call_id, verdict in verdicts.items() for one in self._living(call_id)]
             for call_id in verdicts:
-                self.records.setdefault(call_id, CallFacts()).ended = now
+                self._facts(call_id).ended = now
         for call_id, verdict in verdicts.items():
             if verdict.error is not None:
                 self.callset.note_failure(call_id, verdict.error)
@@ -1101,7 +1106,7 @@ def _seconds_of(status: Status) -> float | None:
     """Return how long a worker had a call, apart from what only the first call in a container takes."""
     if reading.number(status.info.get("func_download_time")):
         return reading.number(status.info.get("exec_time"))
-    return measured(status.info).seconds
+    return measured_seconds(status.info)
 
 
 def _when_and_where(status: Status) -> tuple[float | None, str]:

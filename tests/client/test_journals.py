@@ -38,7 +38,7 @@ class Chunked(Client):
     """A client whose calls are in chunks of three; and the workers of the chunks."""
 
     def __init__(self, count: int = 3, **policy: Any) -> None:
-        super().__init__(count, chunksize=3, **{"retries": 2, **policy})
+        super().__init__(count, **{"chunksize": 3, "retries": 2, **policy})
         self.callset.has_chunks = True
 
     @property

@@ -930,15 +930,14 @@ class StagedCallset:
             call_id: deaths[max(deaths)] for call_id, deaths in found.deaths.items() if call_id not in found.believed
         }
         lost_after = self.callset.lost_after(LOST_GRACE)
-        lost = [c for c in found.missing if c not in dead]
+        text = ""
         if found.client_gone:
             # The process of the calls holds no lock on its file any more, and the statuses were read after that was
             # seen: no further one can appear.
             text = f"the call is lost: the process that made the call has ended; {self._how_to_run_again()}"
         elif lost_after is not None and self._clock() > lost_after:
             text = self._overdue_text()
-        else:
-            lost = []
+        lost = sorted(found.missing - dead.keys()) if text else []
         # A client that has ended drives nothing, however fresh its lease is.
         if (dead or lost) and (found.client_gone or not self._is_driven_elsewhere()):
             for call_id, death in dead.items():

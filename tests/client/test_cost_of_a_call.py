@@ -52,3 +52,15 @@ def test_an_outcome_costs_little_to_read() -> None:
         return found
 
     assert each(lines) < 420
+
+
+def test_a_call_without_news_costs_a_poll_little() -> None:
+    """A poll may be about 100,000 calls, of which a few have ended."""
+
+    def lines(count: int) -> int:
+        client = Chunked(count, chunksize=count)
+        client.look(1)
+        _, found = lines_run("", client.look, 1)
+        return found
+
+    assert each(lines) < 2

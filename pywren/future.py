@@ -25,6 +25,7 @@ from pywren.client.call_state import (
     mark_running,
     settle,
     tell_when_done,
+    verdict_of,
 )
 from pywren.client.typevars import R
 from pywren.exceptions import (
@@ -441,7 +442,8 @@ class ResponseFuture(CallState[R]):
         if not isinstance(error, PywrenError) or isinstance(error, ResultSerializationError):
             return False
         ids = getattr(error, "callset_id", None), getattr(error, "call_id", None)
-        return ids == (self.callset_id, self.call_id) or self._verdict is None or self._verdict.source is None
+        verdict = verdict_of(self)
+        return ids == (self.callset_id, self.call_id) or verdict is None or verdict.source is None
 
     @property
     def _invoke_metadata(self) -> dict[str, Any]:

@@ -185,8 +185,10 @@ class DummyInvoker(Invoker):
         self.payloads: list[Payload] = []
         self.thread: threading.Thread | None = None
         self._following: list[Following] = []
-        # Wakes a thread in run_jobs() that has let a call go: another thread keeps the payload of that call.
+        # Wakes a thread in run_jobs() when a payload is kept. It guards the calls that were let go, whose payloads are
+        # still to come: threads of the callset invoke, and may have to store outcomes first.
         self._kept = threading.Condition()
+        self._on_their_way: set[Ids] = set()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), ()  # the unpickled copy has no calls
@@ -199,13 +201,14 @@ class DummyInvoker(Invoker):
         # list.append and list.pop are atomic, so threads that invoke and threads that run jobs need no lock for it.
         self.payloads.append(payload)
         with self._kept:
+            self._on_their_way.discard(_call_of(payload))
             self._kept.notify_all()
 
     def follow(self, following: Following) -> None:
         """Keep a call until ``run_jobs`` has run the calls that it follows, or finds that others have."""
         # Not start(): run_jobs() runs the call too, so no other thread may let it go a moment later.
         if following.is_due(frozenset()):
-            following.decide()
+            self._decides(following)
         else:
             self._following.append(following)
 
@@ -270,7 +273,7 @@ class DummyInvoker(Invoker):
         return taken
 
     def _let_go(self) -> frozenset[Ids]:
-        """Let the calls go whose inputs have ended, and return them when their payloads are kept here."""
+        """Let the calls go whose inputs have ended, and return them when all that were let go are kept here."""
         gone: set[Ids] = set()
         for one in list(self._following):
             if one.is_due(self._ran):
@@ -279,18 +282,25 @@ class DummyInvoker(Invoker):
                     if self._decides(one):
                         gone.add(one.ids)
         with self._kept:
-            # Threads of the callset invoke, and may have to store outcomes first. A call that cannot be invoked ends
-            # with an error, and never arrives.
-            self._kept.wait_for(lambda: gone <= set(map(_call_of, list(self.payloads))), _ARRIVAL if gone else 0.0)
+            self._kept.wait_for(lambda: not self._on_their_way, _ARRIVAL)
+            self._on_their_way.clear()  # a call that cannot be invoked ends with an error, and never arrives
         return frozenset(gone)
 
     def _decides(self, one: Following) -> bool:
         """Decide about a call, and return whether it was let go."""
+        with self._kept:
+            self._on_their_way.add(one.ids)  # before it is let go: its payload may come at once
+        is_let_go = False
         try:
-            return one.decide()
+            is_let_go = one.decide()
         except BaseException:  # after Ctrl-C, the next run_jobs() decides again
             self._following.append(one)
             raise
+        finally:
+            if not is_let_go:
+                with self._kept:
+                    self._on_their_way.discard(one.ids)
+        return is_let_go
 
 
 class LocalInvoker(Invoker):

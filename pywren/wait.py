@@ -58,7 +58,9 @@ def wait(
     futures = list_of(fs, "wait()")
     # A future that is listed twice would be counted twice, and the countdown would end too early. By identity: copies
     # of one future are counted separately.
-    distinct = list({id(item): item for item in futures}.values())
+    distinct = futures
+    if len(set(map(id, futures))) < len(futures):
+        distinct = list({id(item): item for item in futures}.values())
     watcher = Progress(distinct, progress)
     if return_when == ALWAYS:
         # On this thread, without sleeping. If the monitor is polling the same callset right now, take what is known.
@@ -73,10 +75,7 @@ def wait(
     else:
         raise ArgumentError(f"return_when is {return_when!r}; it must be pywren.ALL_COMPLETED, ANY_COMPLETED or ALWAYS")
     # Look at the states only now: futures that ended after the wait was over are reported as done too.
-    done: list[Any] = []
-    not_done: list[Any] = []
-    for item in futures:
-        (done if call_state.is_done(item) else not_done).append(item)
+    done, not_done = call_state.parted(futures)
     call_state.mark_collected(done)
     return done, not_done
 
@@ -129,7 +128,7 @@ def get_all_results(
         what = f"{len(not_done)} of {len(futures)} calls have not ended after {timeout} s"
         raise waiting.time_out(what, not_done, "they are still running")
     if not return_exceptions:
-        return [item.result() for item in futures]
+        return call_state.results_of(futures)
     verdicts = [call_state.verdict_of(item) for item in futures]
     return [None if one is None else one.value if one.error is None else one.error for one in verdicts]
 
@@ -215,6 +214,7 @@ def list_of(fs: Iterable[object], taker: str) -> list[ResponseFuture]:
         if not isinstance(item, ResponseFuture):
             raise ArgumentError(f"{taker} takes pywren futures, not a {type(item).__name__}")
         # Refuse it here: nothing would ever settle a future without an origin, so a wait for it would never end.
-        item._invoked()
+        if item._origin is None:
+            item._invoked()
         futures.append(item)
     return futures

@@ -48,7 +48,7 @@ def create_callset_id() -> str:
 
 def create_call_id(index: int | None = None) -> str:
     """Return the id of a call: its index in its map, with at least five digits; without an index, a random UUID."""
-    return uuid_str() if index is None else f"{index:05d}"
+    return uuid_str() if index is None else str(index).zfill(5)  # quicker than a format, for maps of quick calls
 
 
 def bytes_to_b64str(byte_data: bytes) -> str:

@@ -398,7 +398,7 @@ class TestTrouble:
         waiter = waiting._Countdown()
         waiter.start(1)
         waiter.fail(StorageError("out of reach"))
-        waiter.add_result(item)
+        waiter.add_all([item])
         assert waiter.wait(0)
         assert waiter.is_over
         waiter.fail(StorageError("again"))

@@ -584,6 +584,29 @@ def test_run_jobs_after_inputs_of_others(tmp_path):
         assert following.result(WAIT) is False
 
 
+def test_run_jobs_waits_for_calls_that_are_on_their_way(tmp_path, monkeypatch):
+    """A call that was let go when it was made may still have its inputs stored: ``run_jobs`` runs it too."""
+    put, entered, go_on = Storage.put, threading.Event(), threading.Event()
+
+    def slowly(self, key, *args, **options):
+        if "/input" in key:
+            entered.set()
+            assert go_on.wait(WAIT)
+        return put(self, key, *args, **options)
+
+    with executors.make("dummy", tmp_path / "a") as ready, executors.make("dummy", tmp_path / "b") as other:
+        first = other.executor.call_async(abs, -1)
+        other.run()
+        monkeypatch.setattr(Storage, "put", slowly)
+        following = pywren.PoolExecutor(executor=ready.executor).submit(operator.add, first, 1)
+        assert entered.wait(WAIT)
+        ready.executor.invoker.run_jobs_threaded()
+        ready.executor.invoker.thread.join(0.2)
+        go_on.set()
+        ready.executor.invoker.thread.join()
+        assert following.result(WAIT) == 2
+
+
 # -- the end of a program, forks, other processes ------------------------------------------------------------------
 
 

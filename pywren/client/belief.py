@@ -58,7 +58,7 @@ class Findings(NamedTuple):
     failed: dict[str, PywrenError]
     unbelieved: dict[str, IntegrityError]
     exposed: set[str]
-    missing: list[str]
+    missing: set[str]
     deaths: dict[str, dict[int, Death]]
     reports: dict[tuple[str, int], Status]
     client_gone: bool = False
@@ -68,6 +68,7 @@ class Findings(NamedTuple):
 
 def weigh(
     callset: Callset,
+    unknown: Sequence[str],
     read: Mapping[str, Read],
     records: FailureRecords | None,
     client_gone: bool = False,
@@ -79,7 +80,8 @@ def weigh(
 
     Args:
         callset: the callset.
-        read: what was read from the status key of each call.
+        unknown: the calls.
+        read: what was read from the status keys of those of them that may have a status.
         records: Lambda's records, listed after the statuses were read; ``None`` if Lambda writes no records.
         client_gone: see ``Findings``.
         reports: what was read from the keys of failed attempts.
@@ -87,8 +89,13 @@ def weigh(
             process drives the calls. A record ends an attempt of a driven call only if it shows the attempt's key:
             anybody who can write to the bucket can write a record that merely names a call.
     """
-    found = Findings({}, {}, {}, set(), [], {}, {}, client_gone)
-    for call_id, data in read.items():
+    missing = set(unknown)
+    missing.difference_update(call_id for call_id, data in read.items() if data is not None)
+    found = Findings({}, {}, {}, set(), missing, {}, {}, client_gone)
+    # Of a call without a status only a record can tell something. Most callsets have none, and 100,000 calls without a
+    # status.
+    for call_id in read if records is None else unknown:
+        data = read.get(call_id)
         status = data if data is None or isinstance(data, IntegrityError) else _decoded(data, callset, call_id)
         # First: once a record shows the key, a valid signature proves nothing any more, so it must not be looked at
         # before.
@@ -99,8 +106,8 @@ def weigh(
         if current:
             found.deaths[call_id] = current
         if status is None:
-            found.missing.append(call_id)
-        elif isinstance(status, Status) and status.signed:
+            continue
+        if isinstance(status, Status) and status.signed:
             if status.attempt in deaths and records is not None and _is_shown(callset, status, records):
                 found.exposed.add(call_id)
             else:
@@ -119,13 +126,21 @@ def weigh(
                 "the call's worker wrote the status, or PYWREN_HOME is not the same as when the call was made. Nothing "
                 "was unpickled"
             )
-    for (call_id, number), data in (reports or {}).items():
+    found.reports.update(_believed_reports(callset, reports or {}, records))
+    return found
+
+
+def _believed_reports(
+    callset: Callset, reports: Mapping[tuple[str, int], Read], records: FailureRecords | None
+) -> dict[tuple[str, int], Status]:
+    found: dict[tuple[str, int], Status] = {}
+    for (call_id, number), data in reports.items():
         report = _decoded(data, callset, call_id) if isinstance(data, bytes) else None
         # Nothing unsigned here: a forged report could have calls repeated. The records are asked as for a status.
         if not isinstance(report, Status) or not report.signed or report.attempt != number:
             continue
         if records is None or not _is_shown(callset, report, records):
-            found.reports[call_id, number] = report
+            found[call_id, number] = report
     return found
 
 

@@ -57,7 +57,9 @@ class CallFacts:
 
     def payload(self) -> dict[str, Any]:
         """Return the members of the payload that are the call's own."""
-        payload = {**self.members, "attempt": self.attempt, "host_submit_time": self.submitted}
+        payload = {**self.members, "attempt": self.attempt}
+        if self.submitted is not None:
+            payload["host_submit_time"] = self.submitted
         if self.argument is not None:
             payload["data_inline"] = self.argument
         return payload

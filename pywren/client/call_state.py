@@ -31,8 +31,10 @@ import concurrent.futures
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import groupby, repeat
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from pywren.client.typevars import R
@@ -50,6 +52,8 @@ PENDING, RUNNING, CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED = private_names.fu
 
 DONE = frozenset({FINISHED, CANCELLED_AND_NOTIFIED})
 """The final states."""
+
+_shared_by = attrgetter("_shared")
 
 # Guards the making of conditions and of lists of waiters. It is the innermost lock. Reentrant, because an allocation
 # under it may run the garbage collector, and that any destructor.
@@ -90,7 +94,7 @@ class CallState(concurrent.futures.Future[R]):
     # Fields that the base class does not have.
     _own_condition: threading.Condition | None = None  # made by ``_condition``
     _origin: Origin | None = None
-    _verdict: Verdict | None = None
+    _verdict: Verdict | Ends | None = None
     _collected = False  # whether the program has received the outcome
     _promised = False  # whether the program may rely on the outcome as if it had waited: 0.4's reduce() waited
     _awaited = False  # whether anything has asked for the outcome; only then is a big output fetched
@@ -142,38 +146,73 @@ class CallState(concurrent.futures.Future[R]):
 # -- only for origins ------------------------------------------------------------------------------------------
 
 
+class Ends:
+    """How several calls ended that returned. A verdict about one of them is made when somebody asks for it."""
+
+    def verdict_of(self, future: CallState) -> Verdict:
+        """Return the verdict about one of these calls, whose future has its value."""
+        raise NotImplementedError
+
+
+_Ending = tuple["CallState", Any, "BaseException | None", "Verdict | Ends"]
+
+
 def settle(verdicts: Sequence[tuple[CallState, Verdict]]) -> None:
     """Give futures of one callset their verdicts. A future that already has a verdict keeps it.
 
     The waiters are notified while the callset's condition is held. Callbacks run later, on a thread of
     ``system.callbacks``.
     """
-    if not verdicts:
-        return
+    if verdicts:
+        _settle(verdicts[0][0], ((future, one.value, one.error, one) for future, one in verdicts))
+
+
+def settle_returned(futures: Sequence[CallState], values: Sequence[Any], ends: Ends) -> None:
+    """Do the same for calls that have all returned.
+
+    Args:
+        futures: the futures.
+        values: what their calls returned, in the same order.
+        ends: makes their verdicts.
+    """
+    if futures:
+        _settle(futures[0], zip(futures, values, repeat(None), repeat(ends), strict=False))
+
+
+def _settle(first: CallState, ends: Iterable[_Ending]) -> None:
     called: list[tuple[CallState, Sequence[Callable[[Any], object]]]] = []
     # One acquisition for the whole batch: ten thousand would be a good part of the cost of a map of trivial calls.
-    with verdicts[0][0]._shared:
-        ended: list[tuple[CallState, Sequence[Any]]] = []
+    with first._shared:
+        ended: list[CallState] = []
+        apart: list[_Ending] = []
+        told: dict[int, tuple[Any, list[CallState]]] = {}
         # While this thread has ``_making``, the standard library gets no new condition. Whoever gets one afterwards
         # sees the final state.
         with _making:
-            for future, verdict in verdicts:
-                if future._own_condition is None and _end(future, verdict):
-                    # A copy: a thread that sees the final state may still install a waiter, which has counted this
-                    # future as done and must not hear of it again.
-                    ended.append((future, tuple(future._installed or ())))
-        for future, verdict in verdicts:
+            for future, value, error, known in ends:
+                if future._own_condition is not None:
+                    apart.append((future, value, error, known))
+                elif _end(future, value, error, known):
+                    ended.append(future)
+                    # A thread that sees the final state may still install a waiter, which has counted this future as
+                    # done and must not hear of it again. So the future gives its list away. Without a condition of its
+                    # own, it has none of the standard library's waiters, which expect to find themselves in the list.
+                    waiters, future._installed = future._installed, None
+                    for waiter in waiters or ():
+                        told.setdefault(id(waiter), (waiter, []))[1].append(future)
+        # Still under the condition. A waiter that uninstall() removes concurrently is either notified here or already
+        # gone.
+        for waiter, futures in told.values():
+            _notify_of(futures, waiter)
+        for future, value, error, known in apart:
             condition = future._own_condition
             if condition is not None:
                 with condition:
-                    if _end(future, verdict):
+                    if _end(future, value, error, known):
+                        ended.append(future)
                         _notify_all(future, tuple(future._installed or ()))
-                        ended.append((future, ()))
                         condition.notify_all()  # for code that calls the base class's methods, such as its result()
-        for future, waiters in ended:
-            # Still under the condition. A waiter that await_all() removes concurrently is either notified here or
-            # already gone.
-            _notify_all(future, waiters)
+        for future in ended:
             if future._callbacks is not None:
                 called.append((future, future._callbacks))
                 # add_done_callback() appends under the same condition: it either finds its function taken here, or sees
@@ -185,28 +224,47 @@ def settle(verdicts: Sequence[tuple[CallState, Verdict]]) -> None:
         callbacks.run(future, partial(call_back, future, functions))
 
 
-def _end(future: CallState, verdict: Verdict) -> bool:
+def _end(future: CallState, value: Any, error: BaseException | None, known: Verdict | Ends) -> bool:
     """Give a future its final state, unless it has one. Two polls, or a poll and cancel(), may settle one call."""
     if future._state in DONE:
         return False
-    error = verdict.error
-    future._result, future._exception, future._verdict = verdict.value, error, verdict
+    future._result, future._exception, future._verdict = value, error, known
     # Set the state last: other threads read the state without a lock, and then read the other fields.
     future._state = CANCELLED_AND_NOTIFIED if isinstance(error, CallCancelledError) else FINISHED
     return True
 
 
+class Waiter:
+    """A waiter of pywren. It is told of many futures at once, and ``settle`` removes it from their lists."""
+
+    def add_all(self, futures: Sequence[CallState]) -> None:
+        """Take note that futures have ended.
+
+        The thread that settles the futures calls this. It holds the callset's condition, so this must neither wait nor
+        raise.
+        """
+        raise NotImplementedError
+
+
 def _notify_all(future: CallState, waiters: Sequence[Any]) -> None:
     for waiter in waiters:
-        _notify(waiter, future)
-    if future._installed and any(isinstance(waiter, _Teller) for waiter in waiters):
+        _notify_of([future], waiter)
+    if future._installed and any(isinstance(waiter, Waiter) for waiter in waiters):
         # What a teller calls may refer to the future: as a cycle, the two would keep a big result until the garbage
         # collector runs. The standard library removes its own waiters, and expects to find them.
-        future._installed[:] = [waiter for waiter in future._installed if not isinstance(waiter, _Teller)]
+        future._installed[:] = [waiter for waiter in future._installed if not isinstance(waiter, Waiter)]
+
+
+def _notify_of(futures: Sequence[CallState], waiter: Any) -> None:
+    """Notify one waiter that futures have ended: one of ``concurrent.futures`` with the method that it expects."""
+    if isinstance(waiter, Waiter):
+        waiter.add_all(futures)
+        return
+    for future in futures:
+        _notify(waiter, future)
 
 
 def _notify(waiter: Any, future: CallState) -> None:
-    """Notify one waiter of ``concurrent.futures`` with the method that it expects."""
     if future._state == CANCELLED_AND_NOTIFIED:
         waiter.add_cancelled(future)
     elif future._exception is not None:
@@ -241,7 +299,7 @@ def mark_stored(future: CallState, status: Status) -> None:
         for one in enders:
             # Removed first: when the output is fetched later, ``settle`` must not tell it a second time.
             future._waiter_list().remove(one)
-            one.add_result(future)  # under the condition, as ``settle`` does
+            one.add_all([future])  # under the condition, as ``settle`` does
 
 
 def forget_parent_threads(condition: threading.Condition, futures: Iterable[CallState]) -> None:
@@ -254,6 +312,45 @@ def forget_parent_threads(condition: threading.Condition, futures: Iterable[Call
         future._installed = future._callbacks = None
 
 
+# -- for threads that wait ----------------------------------------------------------------------------------------
+
+# In how many futures a waiter is installed while the condition is held once. A longer hold would keep the pump or the
+# monitor from settling.
+_AT_ONCE = 200
+
+
+def install(waiter: Waiter, futures: Sequence[CallState]) -> list[CallState]:
+    """Add a waiter to the waiters of the futures that are not done, and return those futures."""
+    waiting: list[CallState] = []
+    # A look without the condition first: for finished futures, waiting again costs no lock at all.
+    for siblings in _siblings([future for future in futures if future._state not in DONE]):
+        with siblings[0]._shared, _making:
+            for future in siblings:
+                if future._state not in DONE:  # the call may have ended before this thread got the condition
+                    if future._installed is None:
+                        future._installed = [waiter]
+                    else:
+                        future._installed.append(waiter)
+                    waiting.append(future)
+    return waiting
+
+
+def uninstall(waiter: Waiter, futures: Sequence[CallState]) -> None:
+    """Remove a waiter from the waiters of futures. Afterwards no thread notifies it of them."""
+    for siblings in _siblings(futures):
+        with siblings[0]._shared:
+            for future in siblings:
+                if future._installed and waiter in future._installed:  # a forked child has dropped the list
+                    future._installed.remove(waiter)
+
+
+def _siblings(futures: Sequence[CallState]) -> Iterator[list[CallState]]:
+    """Yield futures in parts, each of one callset."""
+    for start in range(0, len(futures), _AT_ONCE):
+        for _, part in groupby(futures[start : start + _AT_ONCE], _shared_by):
+            yield list(part)
+
+
 # -- for the whole client ----------------------------------------------------------------------------------------
 
 
@@ -262,9 +359,26 @@ def is_done(future: CallState) -> bool:
     return future._state in DONE
 
 
+def parted(futures: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """Return which futures are known to be done, and which are not, each in order."""
+    done = [future for future in futures if future._state in DONE]
+    if len(done) == len(futures):
+        return done, []
+    known = set(map(id, done))  # and not the state again, which may have changed
+    return done, [future for future in futures if id(future) not in known]
+
+
+def results_of(futures: Sequence[CallState[Any]]) -> list[Any]:
+    """Return what the calls of futures returned that are done. Raise the error of the first that failed."""
+    if any(future._exception is not None for future in futures):
+        return [future.result() for future in futures]
+    return [future._result for future in futures]
+
+
 def verdict_of(future: CallState) -> Verdict | None:
     """Return how a call ended; ``None`` if this process does not know yet. Never raise the error of the call."""
-    return future._verdict
+    known = future._verdict
+    return known.verdict_of(future) if isinstance(known, Ends) else known
 
 
 def has_callbacks(future: CallState) -> bool:
@@ -310,11 +424,15 @@ def call_back(future: CallState, functions: Sequence[Callable[[Any], object]]) -
             private_names.futures_logger().exception("exception calling callback for %r", future)
 
 
-class _Teller:
-    """A waiter, as ``concurrent.futures`` defines it, that calls a function."""
+class _Teller(Waiter):
+    """A waiter that calls a function."""
 
     def __init__(self, function: Callable[[CallState], object]) -> None:
-        self.add_result = self.add_exception = self.add_cancelled = function
+        self._function = function
+
+    def add_all(self, futures: Sequence[CallState]) -> None:
+        for future in futures:
+            self._function(future)
 
 
 class _EndTeller(_Teller):

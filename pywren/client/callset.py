@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 import weakref
@@ -91,13 +92,15 @@ class Callset:
         # Whether anybody looks is known only where the future is unpickled. Errors in words may hold secrets.
         here: dict[str, Any] = {**nothing, "overwrite": {}, "progress": "auto", "failures": {}, "inputs": {}}
         facts = {name: value for name, value in self.facts.items() if name != "extra_env"}  # it may hold secrets
-        return {**self.__dict__, "secret": self.known_secret(), "facts": facts, **here}
+        state = {**self.__dict__, "secret": self.known_secret(), "facts": facts, **here}
+        state.pop("keys", None)  # they follow from the id
+        return state
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         # A new condition is right even for a copy in the same process: the unpickled futures have their own states.
         self.__dict__.update(state, condition=OneStepCondition())
 
-    @property
+    @functools.cached_property  # asked for each call
     def keys(self) -> CallsetKeys:
         """The keys of the callset's objects."""
         return CallsetKeys(self.prefix, self.id)

@@ -72,13 +72,19 @@ class Resumer(Protocol):
     """Invokes stored calls again: what ``Job.resume`` needs of a dispatcher."""
 
     def resume(
-        self, callset: Callset, calls: Sequence[Call], call_ids: Sequence[str], lease: Lease
+        self,
+        callset: Callset,
+        template: Call,
+        own: Mapping[str, Mapping[str, Any]],
+        call_ids: Sequence[str],
+        lease: Lease,
     ) -> list[ResponseFuture]:
         """Invoke some calls of a callset again, and return the futures of all its calls.
 
         Args:
             callset: the callset. Failures of attempts before ``callset.first_attempt`` do not count.
-            calls: the calls to invoke, complete and signed for. Their function and arguments are stored.
+            template: what the calls share. Their function and arguments are stored.
+            own: further fields of the calls to invoke, by their ids.
             call_ids: the ids of all calls of the callset, in order.
             lease: the lease on the callset, which this client has just acquired and must renew.
         """
@@ -525,7 +531,10 @@ class Job:
             if self.is_here:
                 _announce(self.storage, callset)
             self._make_way([call_id for call_id, succeeded in ended.items() if not succeeded])
-            return resumer.resume(callset, self._calls(callset, again, environment), self.call_ids, lease)
+            storage_config = self.storage.get_storage_config()
+            template = replace(self.manifest.template(storage_config, callset.id), extra_env=environment)
+            own = {create_call_id(number): self._own(callset, number) for number in again}
+            return resumer.resume(callset, template, own, self.call_ids, lease)
         except BaseException:
             lease.release()
             raise
@@ -633,14 +642,8 @@ class Job:
         # Futures that have not seen such a status find the call outstanding from now on, and get its new outcome.
         self.storage.backend.delete([self.storage.keys(self.record.callset_id).call(one).status for one in failed])
 
-    def _calls(self, callset: Callset, numbers: Iterable[int], environment: Mapping[str, str] | None) -> list[Call]:
-        template = replace(
-            self.manifest.template(self.storage.get_storage_config(), callset.id),
-            extra_env=environment,
-            attempt=callset.first_attempt,
-        )
-        calls = (self.manifest.call(number, template, callset.keys) for number in numbers)
-        return [replace(one, attempt_key=callset.attempt_key(one.call_id, one.attempt)) for one in calls]
+    def _own(self, callset: Callset, number: int) -> dict[str, Any]:
+        return {"attempt": callset.first_attempt, **self.manifest.own(number)}
 
 
 class _Driven:

@@ -23,6 +23,7 @@ import dataclasses
 import logging
 import math
 import os
+import pickle
 import threading
 import time
 import weakref
@@ -61,7 +62,9 @@ from pywren.wire.failure import Failure
 from pywren.wire.keys import CallKeys
 from pywren.wire.outcome import Outcome
 from pywren.wire.status import Status
+from pywren.worker.pages import Page
 from pywren.worker.parent.lifetime import Use
+from pywren.worker.protocol import results_on
 from pywren.worker.task import Function, Repeat, RunResult
 from pywren.wrenutil import create_call_id
 
@@ -79,6 +82,8 @@ _ON_LAMBDA = "AWS_LAMBDA_FUNCTION_NAME"
 _KNOWN_AGAIN_BYTES = 64 * 1024
 """The largest pickled function, in bytes, for which it is worth checking whether the workers have it already."""
 
+
+_loads = pickle.loads
 
 _JOIN_SECONDS = 0.01
 """For how long after it was made a callset takes more calls of ``submit``. Its time of submission counts for them."""
@@ -177,6 +182,7 @@ class LocalCallset:
             timeout=self.callset.job_max_runtime,
             on_start=self._on_start,
             on_results=self._on_results,
+            on_page=self._on_page,
             show_output=show_output,
             label=partial(_label_of, self.callset.id) if submission.options.get("show_output") else None,
             repeats=self._attempts.repeats,
@@ -379,6 +385,24 @@ class LocalCallset:
             for one, verdict in verdicts:
                 self._store_if_shared(one.call_id, verdict)
         return repeats
+
+    def _on_page(self, indices: Sequence[int], page: Page) -> None:
+        # On the pump's thread, as ``_on_results``, which takes whatever is not plain here.
+        if self._attempts.is_driven or self._shared or (values := _values_on(page)) is None:
+            self._on_results(list(zip(indices, results_on(page), strict=True)))
+            return
+        now, self._last_result = time.time(), time.monotonic()
+        futures = [self._futures.pop(index, None) for index in indices]
+        ended = [one for one in futures if one is not None]
+        if len(ended) < len(futures):  # cancel() on another thread came first
+            values = [value for one, value in zip(futures, values, strict=True) if one is not None]
+        if not self._futures:
+            self._batch = None
+        self._returned += len(ended)
+        call_state.settle_returned(ended, values, _Returned(indices, page, now))
+        if self._shared:  # an unfinished future may have been pickled meanwhile
+            for one in ended:
+                self._store_if_known(one)
 
     def _after_failure(
         self,
@@ -693,6 +717,25 @@ def _hold_lock(path: Path) -> Any:
 
 _callsets: weakref.WeakSet[LocalCallset] = weakref.WeakSet()
 in_each_child(_callsets, LocalCallset.lose_in_child)
+
+
+class _Returned(call_state.Ends):
+    """How the calls on a page ended."""
+
+    def __init__(self, indices: Sequence[int], page: Page, known_at: float) -> None:
+        self._indices, self._page, self._known_at = indices, page, known_at
+
+    def verdict_of(self, future: CallState) -> Verdict:
+        result = results_on(self._page)[self._indices.index(int(future.call_id))]
+        return Verdict(future._result, None, result, self._known_at)
+
+
+def _values_on(page: Page) -> list[Any] | None:
+    """Unpickle the values on a page; return ``None`` if one of them cannot be unpickled."""
+    try:
+        return list(map(_loads, page.data))
+    except BaseException:  # noqa: BLE001 -- ``of_result`` tells, for each call, what is wrong
+        return None
 
 
 def _inputs_of(submission: Submission) -> tuple[list[int], list[Sequence[bytes]] | None]:

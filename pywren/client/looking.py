@@ -206,16 +206,15 @@ class Looker:
         self.journals.keep(weighed)
         outcomes = self.journals.outcomes(wanted)
         # A status of its own counts more: whoever has written it may not have known of the journal.
-        ended = {call_id: outcomes[call_id] for call_id in found.missing if call_id in outcomes}
-        found.believed.update(ended)
+        found.believed.update((call_id, outcomes[call_id]) for call_id in sorted(outcomes.keys() & found.missing))
         found.reports.update(self.journals.reports() if driven else {})
         self._spread_refusals(found, wanted)
-        missing = [one for one in found.missing if one not in found.believed and one not in found.failed]
+        found.missing.difference_update(found.believed, found.failed)
         deaths = self.journals.exposed(records)
         if not driven:
             self._note_deaths(found, deaths)
         signs = [Sign(one.chunk, 0, one.started_at, one.where, one.running) for one in weighed.shown]
-        return found._replace(missing=missing, chunk_deaths=deaths if driven else {}), signs
+        return found._replace(chunk_deaths=deaths if driven else {}), signs
 
     def _spread_refusals(self, found: Findings, wanted: Collection[str]) -> None:
         """Apply the refusal of a chunk, which its worker has written as the status of its first call, to all calls."""
@@ -245,7 +244,7 @@ class Looker:
         *,
         is_new: bool = False,
     ) -> Findings:
-        read: dict[str, Read] = dict.fromkeys(unknown)
+        read: dict[str, Read] = dict.fromkeys(ended)
         reports: dict[tuple[str, int], Read] = dict.fromkeys(reported)
 
         def read_status(call_id: str) -> None:
@@ -258,10 +257,10 @@ class Looker:
         for_each(read_status, ended, self.threads)
         for_each(read_report, reported, self.threads)
         is_new = is_new or any(data is not None for data in read.values()) or bool(reports)
-        records = self._current_records(is_new, bool(read))
+        records = self._current_records(is_new, bool(unknown))
         # Most callsets have no records, and then nobody asks which of 100,000 calls are in flight.
         attempts = None if in_flight is None else {} if records is None else in_flight(unknown)
-        return weigh(self._callset, read, records, client_gone, reports=reports, attempts=attempts)
+        return weigh(self._callset, unknown, read, records, client_gone, reports=reports, attempts=attempts)
 
     def _bounded(self, read: Callable[[], bytes | None]) -> Read:
         try:

@@ -49,12 +49,13 @@ from pywren.client.invoking import Invocations
 from pywren.client.lease import Lease, held
 from pywren.client.looking import FETCH_THREADS, InFlight, Looker
 from pywren.client.monitor import FIRST_POLL, Monitor, poll_delay
+from pywren.client.payloads import Payloads, made_members
 from pywren.client.presence import client_file
 from pywren.client.protocols import Recipe
 from pywren.client.silence import Silence
 from pywren.client.trouble import Trouble
 from pywren.client.verdict import Verdict, cancelled_with, encoded, name_attempts, of_status, traceback_of, unexpected
-from pywren.cloud.prices import Usage, measured
+from pywren.cloud.prices import Usage, measured, measured_seconds
 from pywren.exceptions import (
     CallCancelledError,
     CallLostError,
@@ -220,34 +221,29 @@ class StagedCallset:
                 continue  # it has ended meanwhile; but the first one gives the chunk its name
             kept = self.records[call_id]
             kept.attempt, kept.submitted = number, now
-            items.append({**self.whole_payload(call_id), "client_process": own_name()})
+            items.append({"call_id": call_id, **kept.payload()})
+        first = {**self.whole_payload(items[0]["call_id"]), "client_process": own_name()}
         interval = PAGE_INTERVAL if self.driver is not None and self.driver.policy.retries else 0.0
-        return chunk_payload(items[0], items, chunk_key(self.callset.known_secret(), name), interval, chunk.time_limit)
+        return chunk_payload(first, items, chunk_key(self.callset.known_secret(), name), interval, chunk.time_limit)
 
-    def keep_payload(self, call_id: str, payload: Mapping[str, Any]) -> None:
-        """Keep what a payload has besides ``shared_payload``. What follows from the id of the call is not kept."""
-        made = self._made_payload(call_id)
-        own = {name: one for name, one in payload.items() if name not in made or made[name] != one}
-        self.records[call_id] = CallFacts(own)
+    def keep_payloads(self, payloads: Payloads) -> None:
+        """Keep what payloads are made from."""
+        self.shared_payload = payloads.shared
+        self.records.update((call_id, CallFacts(own)) for call_id, own in payloads.own.items())
 
     def remember(self, call_id: str, record: Mapping[str, Any]) -> None:
         """Remember what a pickled future says about its call: members of ``invoke_status``."""
-        self.records.setdefault(call_id, CallFacts()).add_others(record)
+        self._facts(call_id).add_others(record)
+
+    def _facts(self, call_id: str) -> CallFacts:
+        # Nearly always there: one that setdefault() does not need would be made in vain.
+        return self.records.get(call_id) or self.records.setdefault(call_id, CallFacts())
 
     def whole_payload(self, call_id: str) -> dict[str, Any]:
         """Return the payload of a call, without the key of the attempt and what the program overwrites."""
-        return {**self._made_payload(call_id), **self.shared_payload, **self.records[call_id].payload()}
-
-    def _made_payload(self, call_id: str) -> dict[str, Any]:
-        # Four keys of a hundred characters each: they would be a quarter of what is kept of an outstanding call.
-        keys = self.callset.call_keys(call_id)
-        return {
-            "call_id": call_id,
-            "data_key": keys.data,
-            "output_key": keys.output,
-            "status_key": keys.status,
-            "cancel_key": keys.cancel,
-        }
+        # Four keys of a hundred characters each: kept, they would be a quarter of what is known of an outstanding call.
+        made = made_members(self.callset, call_id)
+        return {**made, **self.shared_payload, **self.records[call_id].payload()}
 
     def note_invocation(self, ready: Ready, seconds: float) -> None:
         """Record that an attempt was invoked, and how many seconds that took."""
@@ -792,9 +788,10 @@ class StagedCallset:
         if self.driver is not None and status.attempt != CLIENT_ATTEMPT:
             cause, error = _why(status)
             began, where = _when_and_where(status)
+            usage = None if self.driver.policy.budget is None else _usage_of(status)  # nothing else asks for it
             self.driver.ended(
                 status.call_id, status.attempt, began, where, failed=cause is not None, cause=cause, error=error,
-                usage=_usage_of(status), seconds=_seconds_of(status),
+                usage=usage, seconds=_seconds_of(status),
             )  # fmt: skip
 
     def _mark_running(self, signs: Iterable[Sign]) -> None:
@@ -936,15 +933,14 @@ class StagedCallset:
             call_id: deaths[max(deaths)] for call_id, deaths in found.deaths.items() if call_id not in found.believed
         }
         lost_after = self.callset.lost_after(LOST_GRACE)
-        lost = [c for c in found.missing if c not in dead]
+        text = ""
         if found.client_gone:
             # The process of the calls holds no lock on its file any more, and the statuses were read after that was
             # seen: no further one can appear.
             text = f"the call is lost: the process that made the call has ended; {self._how_to_run_again()}"
         elif lost_after is not None and self._clock() > lost_after:
             text = self._overdue_text()
-        else:
-            lost = []
+        lost = sorted(found.missing - dead.keys()) if text else []
         # A client that has ended drives nothing, however fresh its lease is.
         if (dead or lost) and (found.client_gone or not self._is_driven_elsewhere()):
             for call_id, death in dead.items():
@@ -1037,7 +1033,7 @@ class StagedCallset:
         except (IntegrityError, StorageNoSuchKeyError) as error:
             return error
         came = {"download_output_timestamp": started, "download_output_time": self._timer() - began}
-        self.records.setdefault(status.call_id, CallFacts()).add_others(came)
+        self._facts(status.call_id).add_others(came)
         return data
 
     def _settle(self, verdicts: Mapping[str, Verdict]) -> None:
@@ -1046,7 +1042,7 @@ class StagedCallset:
         with self._lock:
             batch = [(one, verdict) for call_id, verdict in verdicts.items() for one in self._living(call_id)]
             for call_id in verdicts:
-                self.records.setdefault(call_id, CallFacts()).ended = now
+                self._facts(call_id).ended = now
         for call_id, verdict in verdicts.items():
             if verdict.error is not None:
                 self.callset.note_failure(call_id, verdict.error)
@@ -1112,7 +1108,7 @@ def _seconds_of(status: Status) -> float | None:
     """Return how long a worker had a call, apart from what only the first call in a container takes."""
     if reading.number(status.info.get("func_download_time")):
         return reading.number(status.info.get("exec_time"))
-    return measured(status.info).seconds
+    return measured_seconds(status.info)
 
 
 def _when_and_where(status: Status) -> tuple[float | None, str]:

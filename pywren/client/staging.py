@@ -35,6 +35,7 @@ from pywren.client.following import Following, must_follow
 from pywren.client.invoking import Invocations
 from pywren.client.lease import Lease
 from pywren.client.monitor import Monitor
+from pywren.client.payloads import Payloads
 from pywren.client.protocols import Invoker
 from pywren.client.staged_calls import StagedCallset
 from pywren.client.staged_functions import StagedFunctions
@@ -47,10 +48,10 @@ from pywren.storage import Storage
 from pywren.storage.runtime_info import has_own_runtime, required_sha256
 from pywren.system.threads import for_each
 from pywren.version import PYTHON, __version__
-from pywren.wire.call import INLINE_ARGUMENT_LIMIT, Call
+from pywren.wire.call import INLINE_ARGUMENT_LIMIT, Call, encode_fields
 from pywren.wire.digests import sha256
 from pywren.wire.function import StagedFunction
-from pywren.wire.references import INLINE_REFERENCES, Reference, encode_references, reference_lists
+from pywren.wire.references import INLINE_REFERENCES, Reference, encode_references
 from pywren.wire.status import Status
 from pywren.wrenconfig import MAX_AGG_DATA_SIZE
 from pywren.wrenutil import create_call_id
@@ -60,7 +61,6 @@ logger = logging.getLogger(__name__)
 _PAYLOAD_HEADROOM = 2_000
 _ITEM_HEADROOM = 500  # bytes of the names, ids and keys of one call in the payload of a chunk
 _NONE_FOLLOW: Mapping[str, Sequence[ResponseFuture]] = MappingProxyType({})
-_OWN = frozenset({"call_id", "attempt", "attempt_key", "host_submit_time", "data_inline"})  # members of single calls
 
 
 class StagedDispatcher:
@@ -114,21 +114,26 @@ class StagedDispatcher:
         # Before anything is written, so that a Ctrl-C during staging leaves no directory behind.
         self._keep_while_used(callset)
         following = self._following(submission)
-        calls = self._stage(submission, following)
-        overwrite = submission.options.get("overwrite_invoke_args") or {}
+        template, own = self._stage(submission, following)
         # Threads hide the latency of the invoker's requests. for_each() starts MOST_AT_ONCE at most, one for each
         # connection that a client keeps.
         threads = submission.options.get("invoke_pool_threads", 64)
-        shards = itertools.cycle(self._shards)
-        callset.overwrite = overwrite
+        callset.overwrite = submission.options.get("overwrite_invoke_args") or {}
         policy = self._completed(self._chunked(submission), callset)
-        reporting = _reporting(policy)
-        payloads = [{**call.encode(), **next(shards), **reporting, **overwrite} for call in calls]
+        payloads = Payloads.of(template, own)
+        for members, shard in zip(payloads.own.values(), itertools.cycle(self._shards), strict=False):
+            members.update(shard)
+        payloads.shared.update(_reporting(policy))
+        payloads.overwrite(callset.overwrite)
         if name is not None:
-            self._check_payloads(payloads)  # nobody should find a job that was never invoked
-            jobs.publish(self.storage, callset, calls, name=name, invoker=self.invoker)
-        del calls  # a kilobyte for each, which nobody needs while they are invoked
+            self._check_payloads(callset, payloads)  # nobody should find a job that was never invoked
+            self._publish(callset, name, template, own)
+        del own  # nobody needs it while the calls are invoked
         return self._start(callset, payloads, policy, threads, following=following, as_values=submission.as_values)
+
+    def _publish(self, callset: Callset, name: str, template: Call, own: Mapping[str, Mapping[str, Any]]) -> None:
+        calls = [template.sibling(call_id, callset.call_keys(call_id), fields) for call_id, fields in own.items()]
+        jobs.publish(self.storage, callset, calls, name=name, invoker=self.invoker)
 
     def _chunked(self, submission: Submission) -> Policy:
         """Return what the user allows, with the size of chunks that the map asks for if calls can share payloads."""
@@ -175,12 +180,18 @@ class StagedDispatcher:
         return future
 
     def resume(
-        self, callset: Callset, calls: Sequence[Call], call_ids: Sequence[str], lease: Lease
+        self,
+        callset: Callset,
+        template: Call,
+        own: Mapping[str, Mapping[str, Any]],
+        call_ids: Sequence[str],
+        lease: Lease,
     ) -> list[ResponseFuture]:
         """Invoke some calls of a named job again. See ``jobs.Resumer``."""
         callset.facts.update(self.invoker.config())
         policy = self._completed(Policy(), callset)
-        payloads = [{**call.encode(), **_reporting(policy)} for call in calls]
+        payloads = Payloads.of(template, own)
+        payloads.shared.update(_reporting(policy))
         return self._start(callset, payloads, policy, threads=64, call_ids=call_ids, lease=lease)
 
     def invoke_stored(self, callset: Callset, call: Call, overwrite: Mapping[str, Any]) -> ResponseFuture:
@@ -192,7 +203,6 @@ class StagedDispatcher:
             call,
             pywren_version=__version__,
             python_version=PYTHON,
-            attempt_key=callset.attempt_key(call.call_id, call.attempt),
             func_sha256=sha256(function),
             func_size=len(function),
             data_sha256=sha256(data),
@@ -201,7 +211,10 @@ class StagedDispatcher:
         )
         callset.overwrite = overwrite
         policy = self._completed(Policy(retries=0), callset)
-        return self._start(callset, [{**call.encode(), **overwrite}], policy, threads=1)[0]
+        # Its keys may be any, so all members are its own.
+        payloads = Payloads({}, {call.call_id: call.encode()})
+        payloads.overwrite(overwrite)
+        return self._start(callset, payloads, policy, threads=1)[0]
 
     def _completed(self, policy: Policy, callset: Callset) -> Policy:
         """Return what the user allows, with what is known about the service."""
@@ -216,7 +229,7 @@ class StagedDispatcher:
     def _start(
         self,
         callset: Callset,
-        payloads: list[dict[str, Any]],
+        payloads: Payloads,
         policy: Policy,
         threads: int,
         *,
@@ -226,7 +239,7 @@ class StagedDispatcher:
         as_values: bool = False,
     ) -> list[ResponseFuture]:
         # Before the first invocation: half a map that runs is worse than an error.
-        largest = self._check_payloads(payloads)
+        largest = self._check_payloads(callset, payloads)
         callset.submitted = self.storage.now()  # by the storage's clock: machines with other clocks read this time
         # All of these before StagedCallset is made: its polls, on another thread, read them without a lock.
         callset.queue_patience = policy.event_age
@@ -234,7 +247,7 @@ class StagedDispatcher:
         if policy.chunksize != 1:
             if callset.queue_patience is not None:
                 callset.queue_patience += policy.chunk_runtime  # a call also waits for those before it in its chunk
-            sizes = {str(payload["call_id"]): _own_size(payload) + _ITEM_HEADROOM for payload in payloads}
+            sizes = {call_id: _own_size(members) + _ITEM_HEADROOM for call_id, members in payloads.own.items()}
             limit = self.invoker.payload_limit
             policy = policy._replace(chunk_room=None if limit is None else limit - _PAYLOAD_HEADROOM - largest)
         callset.function, callset.copies = self.invoker.function_name, self.invoker.function_copies
@@ -244,12 +257,9 @@ class StagedDispatcher:
             callset, self.storage, self.monitor, explain_silence=explain, noted=self._noted, lease=lease,
             copies=self.invoker.used_copies,
         )  # fmt: skip
-        invoked = [str(payload["call_id"]) for payload in payloads]
-        origin.shared_payload = _take_shared(payloads)
-        for call_id, payload in zip(invoked, payloads, strict=True):
-            payload.pop("attempt_key", None)  # each attempt gets its own when it is invoked
-            origin.keep_payload(call_id, payload)
-        payloads.clear()  # what was kept is smaller
+        invoked = list(payloads.own)
+        origin.keep_payloads(payloads)
+        payloads.own.clear()  # what was kept is smaller
         driver = Driver(
             invoked, policy, service=self._service, first_attempt=callset.first_attempt, following=following,
             sizes=sizes,
@@ -291,7 +301,8 @@ class StagedDispatcher:
             # would then never be freed.
             callset.deletion = weakref.finalize(callset, _delete_own, os.getpid(), self.storage, callset.id)
 
-    def _stage(self, submission: Submission, following: Container[str]) -> list[Call]:
+    def _stage(self, submission: Submission, following: Container[str]) -> tuple[Call, dict[str, dict[str, Any]]]:
+        """Store what the calls need. Return a call that has what they share, and the further fields of each."""
         callset, options = submission.callset, submission.options
         staged = StagedFunction(submission.function.data, submission.modules).encode()
         self._check_objects(staged, submission.arguments)
@@ -303,13 +314,12 @@ class StagedDispatcher:
         func_key = self._put_function(submission, staged, digest)
         facts["func_upload_time"] = time.time() - started
         facts["func_module_str_len"] = len(staged)
-        first = callset.call_keys(create_call_id(0))
         template = Call(
             storage_config=self.storage.get_storage_config(),
             callset_id=callset.id,
             call_id="",
             func_key=func_key,
-            data_key=first.data,
+            data_key="",
             output_key="",
             status_key="",
             cancel_key="",
@@ -323,7 +333,7 @@ class StagedDispatcher:
             extra=submission.extra_meta or {},
             **self._runtime,
         )
-        return _ArgumentStager(self.storage, submission, template, following).stage()
+        return template, _ArgumentStager(self.storage, submission, following).stage()
 
     def _put_function(self, submission: Submission, staged: bytes, digest: str) -> str:
         """Store the function, unless this executor has stored it for another callset a moment ago. Return its key."""
@@ -358,17 +368,17 @@ class StagedDispatcher:
                     "or store it where workers can fetch it and pass its location. Nothing was stored or invoked"
                 )
 
-    def _check_payloads(self, payloads: Sequence[Mapping[str, Any]]) -> int:
+    def _check_payloads(self, callset: Callset, payloads: Payloads) -> int:
         """Return the size of the largest payload; 0 if nothing limits it."""
         limit = self.invoker.payload_limit
         if limit is None:
             return 0
         # Other differences between the payloads of a map are small, so encoding the largest payload is enough.
-        largest = max(payloads, key=_own_size)
-        size = len(json.dumps(largest, default=str))
+        largest = max(payloads.own, key=lambda call_id: _own_size(payloads.own[call_id]))
+        size = len(json.dumps(payloads.whole(callset, largest), default=str))
         if size + _PAYLOAD_HEADROOM > limit:
             raise ArgumentError(
-                f"the payload of call {largest.get('call_id')} has {size:,} bytes, but the service accepts "
+                f"the payload of call {largest} has {size:,} bytes, but the service accepts "
                 f"at most {limit:,}: put less into extra_env and extra_meta. Nothing was invoked"
             )
         return size
@@ -421,19 +431,18 @@ class _ArgumentStager:
     Args:
         storage: the storage.
         submission: the callset and its arguments.
-        template: the members that all payloads share.
         following: the calls whose inputs are not known yet.
     """
 
-    def __init__(self, storage: Storage, submission: Submission, template: Call, following: Container[str]) -> None:
+    def __init__(self, storage: Storage, submission: Submission, following: Container[str]) -> None:
         self._storage = storage
         self._submission = submission
-        self._template = template
         self._callset = submission.callset
         self._following = following
         self._references = _References(storage, submission.callset)
 
-    def stage(self) -> list[Call]:
+    def stage(self) -> dict[str, dict[str, Any]]:
+        """Store the arguments. Return the fields that are each call's own, by their ids."""
         arguments = self._submission.arguments
         apart = not self._submission.options.get("data_all_as_one", True)
         inline = [not apart and len(packed.data) <= INLINE_ARGUMENT_LIMIT for packed in arguments]
@@ -447,7 +456,15 @@ class _ArgumentStager:
             data_upload_timestamp=started,
             data_upload_time=time.time() - started,
         )
-        return [self._call(index, placed.get(index)) for index in range(len(arguments))]
+        own = {
+            create_call_id(index): placed.get(index) or {"data_inline": packed.data}
+            for index, packed in enumerate(arguments)
+        }
+        for index, inputs in enumerate(self._submission.inputs):
+            call_id = create_call_id(index)
+            if inputs and call_id not in self._following:
+                own[call_id].update(self._references.members(call_id, inputs))
+        return own
 
     def _put_together(self, indices: Sequence[int]) -> dict[int, dict[str, Any]]:
         if not indices:
@@ -472,29 +489,11 @@ class _ArgumentStager:
         for_each(put, indices, self._submission.options.get("invoke_pool_threads", 64))
         return {
             index: {
-                "data_key": self._callset.call_keys(create_call_id(index)).data,
                 "data_sha256": sha256(self._submission.arguments[index].data),
                 "data_size": len(self._submission.arguments[index].data),
             }
             for index in indices
         }
-
-    def _call(self, index: int, place: Mapping[str, Any] | None) -> Call:
-        call_id = create_call_id(index)
-        keys = self._callset.call_keys(call_id)
-        members: dict[str, Any] = {
-            **self._template.__dict__,
-            "call_id": call_id,
-            "data_key": keys.data,
-            "output_key": keys.output,
-            "status_key": keys.status,
-            "cancel_key": keys.cancel,
-            "attempt_key": self._callset.attempt_key(call_id, self._template.attempt),
-            **(place or {"data_inline": self._submission.arguments[index].data}),
-        }
-        if self._submission.inputs and self._submission.inputs[index] and call_id not in self._following:
-            members.update(self._references.members(call_id, self._submission.inputs[index]))
-        return Call(**members)
 
 
 class _References:
@@ -511,10 +510,7 @@ class _References:
 
     def payload(self, call_id: str, inputs: Sequence[ResponseFuture]) -> dict[str, Any]:
         """Return what ``members`` returns in the form of a payload."""
-        members = self.members(call_id, inputs)
-        if "references" in members:
-            members["references"] = reference_lists(members["references"])
-        return members
+        return encode_fields(self.members(call_id, inputs))
 
     def members(self, call_id: str, inputs: Sequence[ResponseFuture]) -> dict[str, Any]:
         """Return the fields of a ``Call`` that refer to the outcomes of some calls, all of which have ended.
@@ -587,19 +583,6 @@ def _reporting(policy: Policy) -> dict[str, bool]:
     if not policy.retries:
         return {"beacon": True}
     return {"beacon": True, "retryable": True, "retry_exceptions": bool(policy.retry_on)}
-
-
-def _take_shared(payloads: list[dict[str, Any]]) -> dict[str, Any]:
-    """Remove the members that all payloads share from each of them, and return these members."""
-    shared = {
-        name: value
-        for name, value in payloads[0].items()
-        if name not in _OWN and all(name in one and one[name] == value for one in payloads)
-    }
-    for index, payload in enumerate(payloads):
-        # A new dict, because one from which members are deleted keeps its size.
-        payloads[index] = {name: value for name, value in payload.items() if name not in shared}
-    return shared
 
 
 def _own_size(payload: Mapping[str, Any]) -> int:

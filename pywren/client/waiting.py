@@ -20,7 +20,7 @@ from collections import Counter, deque
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from pywren.client.call_state import DONE, CallState
+from pywren.client.call_state import DONE, CallState, Waiter, install, uninstall
 from pywren.exceptions import PywrenError, StorageTimeoutError, WaitTimeoutError
 from pywren.system import shutdown
 
@@ -52,8 +52,8 @@ class Watcher(Protocol):
         """Stop showing it. May be called again."""
 
 
-class _Waiter:
-    """A waiter, as ``concurrent.futures`` defines it, that wakes one thread: when enough has ended, or on trouble."""
+class _Waiter(Waiter):
+    """A waiter that wakes one thread: when enough has ended, or on trouble."""
 
     def __init__(self) -> None:
         self._gate = threading.Lock()  # a bare lock, because threading.Event would double the cost of waiting
@@ -75,7 +75,7 @@ class _Countdown(_Waiter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._ended = 0
+        self.ended = 0
         # None until start(): settling threads count from installation on, before the waiting thread knows its target.
         self._target: int | None = None
         self.is_over = False
@@ -100,17 +100,15 @@ class _Countdown(_Waiter):
                 self.trouble = error
                 self._gate.release()
 
-    def add_result(self, future: object) -> None:
+    def add_all(self, futures: Sequence[CallState]) -> None:
         # On a settling thread that holds a callset's condition. Only arithmetic and a release may happen under this
         # lock.
         with self._lock:
-            self._ended += 1
+            self.ended += len(futures)
             self._check()
 
-    add_exception = add_cancelled = add_result
-
     def _check(self) -> None:
-        if self._target is not None and self._ended >= self._target and not self.is_over:
+        if self._target is not None and self.ended >= self._target and not self.is_over:
             self.is_over = True
             if self.trouble is None:  # otherwise the gate is open already, and a lock cannot be released twice
                 self._gate.release()
@@ -139,7 +137,7 @@ class Arrivals(_Waiter):
         """Add futures, each only once. Those that are done can be taken immediately, in their order."""
         # Before the installation: settling threads may hand over a future from then on, and take() removes it here.
         self._pending.update(futures)
-        waiting = _install(self, futures)
+        waiting = install(self, futures)
         installed = set(waiting)
         self._ended.extend(one for one in futures if one not in installed)
         expect(waiting)
@@ -182,14 +180,14 @@ class Arrivals(_Waiter):
         _Waiter.__init__(self)
         self._process, self._is_asleep = os.getpid(), False
         self._ended.clear()
-        _uninstall(self, pending)
+        uninstall(self, pending)
         self.add(pending)
 
     def close(self) -> list[CallState]:
         """Wait for no future any more, and return those that were not taken."""
         left, self._pending = list(self._pending), set()
         self._ended.clear()
-        _uninstall(self, left)
+        uninstall(self, left)
         return left
 
     def wait(self, timeout: float | None) -> bool:
@@ -212,13 +210,11 @@ class Arrivals(_Waiter):
             self.trouble = error
             self._wake()
 
-    def add_result(self, future: CallState) -> None:
+    def add_all(self, futures: Sequence[CallState]) -> None:
         # On a settling thread that holds a callset's condition.
         with self._lock:
-            self._ended.append(future)
+            self._ended.extend(futures)
             self._wake()
-
-    add_exception = add_cancelled = add_result
 
     def _wake(self) -> None:
         if self._is_asleep:
@@ -248,7 +244,7 @@ def await_all(
     # would reach its target too early.
     shutdown.go_on()
     countdown = _Countdown()
-    waiting = _install(countdown, futures)
+    waiting = install(countdown, futures)
     done = len(futures) - len(waiting)
     countdown.start((len(futures) if at_least is None else at_least) - done)
     try:
@@ -268,9 +264,10 @@ def await_all(
         stop_waiting([origin for origin, _ in _by_origin(waiting)])
         raise
     finally:
-        # Also on a time-out and after Ctrl-C: a countdown left behind would be notified, and would keep its memory, for
-        # as long as the future lives.
-        _uninstall(countdown, waiting)
+        # After a time-out and after Ctrl-C: a countdown left behind would be notified, and would keep its memory, until
+        # the future is gone. From futures that have ended, it has been removed.
+        if countdown.ended < len(waiting):
+            uninstall(countdown, waiting)
 
 
 def time_out(what: str, futures: Iterable[CallState], state: str) -> WaitTimeoutError:
@@ -291,30 +288,6 @@ def time_out(what: str, futures: Iterable[CallState], state: str) -> WaitTimeout
             error.__cause__ = trouble
             return error
     return WaitTimeoutError(f"{what}; {state}: wait again with a longer timeout, or call cancel()")
-
-
-def _install(waiter: _Waiter, futures: Iterable[CallState]) -> list[CallState]:
-    """Add a waiter to the waiters of the futures that are not done, and return those futures."""
-    waiting = []
-    for future in futures:
-        # A look without the condition first: for finished futures, waiting again costs no lock at all.
-        if future._state in DONE:
-            continue
-        # Per future, although siblings share the condition: a long hold would keep the pump or the monitor from
-        # settling.
-        with future._shared:
-            if future._state not in DONE:  # the call may have ended before this thread got the condition
-                future._waiter_list().append(waiter)
-                waiting.append(future)
-    return waiting
-
-
-def _uninstall(waiter: _Waiter, futures: Iterable[CallState]) -> None:
-    """Remove a waiter from the waiters of futures."""
-    for future in futures:
-        with future._shared:
-            if future._installed is not None and waiter in future._installed:  # a forked child has dropped the list
-                future._installed.remove(waiter)
 
 
 def _wait(

@@ -73,14 +73,19 @@ def measured(status: Mapping[str, Any]) -> Measured:
     Args:
         status: the members of its status.
     """
-    began, ended, memory = (status.get(name) for name in ("start_time", "end_time", "memory_limit_in_mb"))
-    first, last = number(began), number(ended)
+    memory = status.get("memory_limit_in_mb")
     text = memory if isinstance(memory, str) and memory.isascii() and memory.isdigit() and len(memory) < 9 else None
     return Measured(
-        None if first is None or last is None else max(0.0, last - first),
+        measured_seconds(status),
         None if text is None else float(text),
         sum(bool(number(status.get(f"{what}_download_time"))) for what in ("func", "data")),
     )
+
+
+def measured_seconds(status: Mapping[str, Any]) -> float | None:
+    """Return only the ``seconds`` of what ``measured`` returns."""
+    first, last = number(status.get("start_time")), number(status.get("end_time"))
+    return None if first is None or last is None else max(0.0, last - first)
 
 
 class Usage(NamedTuple):

@@ -22,18 +22,20 @@ CHUNK_FORMAT = 1_000 + FORMAT
 PAGE_INTERVAL = 1.0
 """Seconds after which a worker writes a page with the outcomes that it has."""
 
-_ITEM = (
-    "call_id",
-    "attempt",
-    "data_key",
-    "data_byte_range",
-    "data_inline",
-    "data_sha256",
-    "data_size",
-    "references",
-    "references_sha256",
-    "references_size",
-    "runtime_url",
+_ITEM = frozenset(
+    {
+        "call_id",
+        "attempt",
+        "data_key",
+        "data_byte_range",
+        "data_inline",
+        "data_sha256",
+        "data_size",
+        "references",
+        "references_sha256",
+        "references_size",
+        "runtime_url",
+    }
 )
 """The members of a call's payload that the calls of a chunk do not share."""
 
@@ -73,7 +75,7 @@ def calls_of(payload: Mapping[str, Any]) -> list[str]:
 
 
 def _own_members(item: Mapping[str, Any]) -> dict[str, Any]:
-    own = {name: item[name] for name in _ITEM if item.get(name) is not None}
+    own = {name: value for name, value in item.items() if name in _ITEM and value is not None}
     if "data_inline" in own:
         own.pop("data_key", None)  # names no object then
     return own
@@ -152,20 +154,16 @@ def _call(shared: Call, root: str, item: Any) -> Call:
     reader = Reader("an item of the chunk", item)
     call_id = reader.take("call_id", str)
     keys = CallKeys(f"{root}{call_id}/")
-    return replace(
-        shared,
-        call_id=call_id,
-        attempt=reader.take_attempt(),
-        data_key=reader.take("data_key", str, keys.data),
-        output_key=keys.output,
-        status_key=keys.status,
-        cancel_key=keys.cancel,
-        data_byte_range=reader.take_range("data_byte_range"),
-        data_inline=reader.take_bytes("data_inline"),
-        data_sha256=reader.take("data_sha256", str, None),
-        data_size=reader.take_size("data_size"),
-        references=tuple(decode_reference(one) for one in reader.take("references", list, [])),
-        references_sha256=reader.take("references_sha256", str, None),
-        references_size=reader.take_size("references_size"),
-        runtime_url=reader.take("runtime_url", str, shared.runtime_url),
-    )
+    own = {
+        "attempt": reader.take_attempt(),
+        "data_key": reader.take("data_key", str, keys.data),
+        "data_byte_range": reader.take_range("data_byte_range"),
+        "data_inline": reader.take_bytes("data_inline"),
+        "data_sha256": reader.take("data_sha256", str, None),
+        "data_size": reader.take_size("data_size"),
+        "references": tuple(decode_reference(one) for one in reader.take("references", list, [])),
+        "references_sha256": reader.take("references_sha256", str, None),
+        "references_size": reader.take_size("references_size"),
+        "runtime_url": reader.take("runtime_url", str, shared.runtime_url),
+    }
+    return shared.sibling(call_id, keys, own)

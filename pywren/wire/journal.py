@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from pywren.exceptions import DecodeError, IntegrityError
@@ -122,6 +122,10 @@ class Page:
         Raises:
             DecodeError: the bytes are not a page.
         """
+        return cls._of(data)
+
+    @classmethod
+    def _of(cls, data: bytes, key: str | None = None, *, signed: bool = False, by_client: bool = False) -> Page:
         reader = Reader("the page", load_object(data, "the page"))
         shared = reader.take("shared", dict, {})
         calls = reader.take("calls", list, [])
@@ -131,11 +135,12 @@ class Page:
             callset_id=reader.take("callset_id", str),
             chunk=reader.take("chunk", str),
             number=reader.take("number", int),
-            statuses=tuple(Status.of_members({**shared, **one}) for one in calls),
+            statuses=tuple(Status.of_members({**shared, **one}, page=key, signed=signed) for one in calls),
             reports=frozenset(_texts(reader, "reports")),
             last=reader.take("last", bool, False),
             running=reader.take("running", str, None),
             believed=_texts(reader, "believed"),
+            by_client=by_client,
         )
 
     @classmethod
@@ -156,12 +161,12 @@ class Page:
             IntegrityError: nobody who may has written it there.
             DecodeError: it is signed, and not a page of this version.
         """
-        by_client = is_signed(data, mark_key(secret, chunk), _PAGE)
-        if by_client or is_signed(data, chunk_key(secret, chunk), _PAGE):
-            page = cls.decode(data)
+        # Nearly all pages are a worker's, and may be long: so its key is tried first.
+        by_worker = is_signed(data, chunk_key(secret, chunk), _PAGE)
+        if by_worker or is_signed(data, mark_key(secret, chunk), _PAGE):
+            page = cls._of(data, key, signed=True, by_client=not by_worker)
             if (page.callset_id, page.chunk, page.number) == (callset_id, chunk, number):
-                statuses = tuple(replace(one, signed=True, page=key) for one in page.statuses)
-                return replace(page, statuses=statuses, by_client=by_client)
+                return page
         raise IntegrityError(
             f"page {number} of the journal of chunk {chunk} of callset {callset_id} is ignored: something other than "
             "the worker of the chunk or the client of its calls wrote it"

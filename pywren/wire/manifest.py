@@ -16,11 +16,9 @@ from typing import Any, NamedTuple
 
 from pywren.exceptions import DecodeError
 from pywren.wire.call import Call
-from pywren.wire.keys import CallsetKeys
 from pywren.wire.reading import Reader, dump, split_header
 from pywren.wire.references import decode_reference, reference_lists
 from pywren.wire.signed import opened, sign
-from pywren.wrenutil import create_call_id
 
 RECORD_LIMIT = 16 * 1024
 """The largest encoded record, in bytes."""
@@ -166,29 +164,20 @@ class Manifest:
         """Seconds that each call may run."""
         return float(self.shared["job_max_runtime"])
 
-    def call(self, number: int, template: Call, keys: CallsetKeys) -> Call:
-        """Return one call, to be invoked again.
+    def own(self, number: int) -> dict[str, Any]:
+        """Return the fields of a call that it does not share with others, and that do not follow from its id.
 
         Args:
             number: its number in the map.
-            template: what ``template`` returned.
-            keys: the keys of the callset.
         """
-        call_id, place = create_call_id(number), self.places[number]
-        own = keys.call(call_id)
-        members = {
-            **template.__dict__,
-            "call_id": call_id,
-            "data_key": own.data if place.key is None else place.key,
-            "data_byte_range": None if place.key is None else (place.start, place.start + place.size - 1),
+        place = self.places[number]
+        within = {"data_key": place.key, "data_byte_range": (place.start, place.start + place.size - 1)}
+        return {
+            **({} if place.key is None else within),
             "data_sha256": place.sha256.hex(),
             "data_size": place.size,
-            "output_key": own.output,
-            "status_key": own.status,
-            "cancel_key": own.cancel,
             **_decoded_references(self.references.get(number, {})),
         }
-        return Call(**members)
 
     def template(self, storage_config: Mapping[str, Any], callset_id: str) -> Call:
         """Return a call that has only what all calls share.

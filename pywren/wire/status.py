@@ -31,8 +31,8 @@ class Status:
     ``output_key``, whose digest is ``output_sha256`` and whose length is ``output_size`` bytes.
     ``exception_traceback`` is the formatted remote traceback if the function raised. ``info`` contains 0.4's other
     keys: times in seconds since the epoch, log names, ``stdout``, ``stderr``, ``server_info`` and so on.
-    Only ``verify`` sets ``signed``, and only readers set ``page``: the key of the page of a journal that contains the
-    status (``wire.journal``), if it is not an object of its own.
+    Only those who verify set ``signed``, and only readers set ``page``: the key of the page of a journal that contains
+    the status (``wire.journal``), if it is not an object of its own.
     """
 
     callset_id: str
@@ -107,8 +107,13 @@ class Status:
         return cls.of_members(load_object(data, "the status"))
 
     @classmethod
-    def of_members(cls, members: Mapping[str, Any]) -> Status:
+    def of_members(cls, members: Mapping[str, Any], *, page: str | None = None, signed: bool = False) -> Status:
         """Read a status from its members, without its signature.
+
+        Args:
+            members: the members.
+            page: see ``Status``.
+            signed: whether the caller has verified that they were signed.
 
         Raises:
             DecodeError: they are not those of a status.
@@ -129,6 +134,8 @@ class Status:
             output_size=reader.take_size("output_size"),
             exception_traceback=trace if failure is None else None,
             info={_known(name): value for name, value in reader.rest.items()},
+            signed=signed,
+            page=page,
         )
 
     @classmethod

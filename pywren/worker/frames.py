@@ -39,6 +39,7 @@ FORGET = 5  # meta: (batches, arenas, function keys) that are no longer needed
 SHOW = 6  # two descriptors: where shown output goes
 FORK = 7  # number: call; descriptors: call socket, stdout, stderr, status pipe; meta: scratch directory
 KILL = 8  # number: the call whose process group to kill
+MEMORY = 10  # the file is the memory for pages (``pages``)
 TASK = 9  # the next task for a forked child; segments: a head, the function if it is new, the argument
 # The terms of a batch come with its first arguments: (function key, load_anew, extra_env, show_output); then None.
 # An argument is a pickle, or (list of segments, references) or ((arena, offset, sizes), references). A reference is an
@@ -46,6 +47,7 @@ TASK = 9  # the next task for a forked child; segments: a head, the function if 
 # Sent by the child.
 READY = 20
 RESULT = 21  # number: ticket; first, second: setup and execution seconds; segments: value or exception
+PAGE = 22  # meta: the entries of a page; segment: its values (``pages``)
 
 _OWN_DESCRIPTORS = {SHOW: 2, FORK: 4}
 
@@ -303,6 +305,11 @@ def encode(
 def encode_plain_result(flags: int, ticket: int, setup: float, execution: float, pickle: bytes) -> bytes:
     """Encode the most common result: one small pickle and no notes."""
     return _HEADER.pack(RESULT, flags, 1, 0, ticket, setup, execution, len(pickle)) + pickle
+
+
+def encode_page(entries: bytes, values: bytes) -> bytes:
+    """Encode the results on a page."""
+    return _HEADER.pack(PAGE, 0, 1, len(entries), 0, 0.0, 0.0, len(values)) + entries + values
 
 
 def encode_note(kind: int, meta: bytes, number: int = 0) -> Outgoing:

@@ -25,6 +25,7 @@ from pywren.system.large_copies import copied
 from pywren.wire.failure import Failure
 from pywren.worker import frames
 from pywren.worker.frames import Buffer, Channel, Frame, Outgoing
+from pywren.worker.pages import Page
 from pywren.worker.task import Function, RunResult, Task
 
 # The user's function may replace any of these under its public name, and the child calls them after that function.
@@ -174,6 +175,14 @@ def _encode_notes(result: RunResult, tails: tuple[str, str], left: str) -> bytes
     if result.failure is not None:
         members.append(f'"failure":[{_quoted(result.failure.kind)},{_quoted(result.failure.message)}]')
     return f"{{{','.join(members)}}}".encode()
+
+
+def results_on(page: Page) -> list[RunResult]:
+    """Return the results on a page, each as the result of a call that was sent alone."""
+    return [
+        RunResult(True, Packed(data), info={"setup_time": 0.0, "exec_time": seconds})
+        for data, seconds in zip(page.data, page.seconds, strict=True)
+    ]
 
 
 def decode_result(frame: Frame, stdout: str = "", stderr: str = "") -> RunResult:

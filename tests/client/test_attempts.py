@@ -18,6 +18,7 @@ from pywren.client.driver.driver import Driver
 from pywren.client.driver.policy import Policy
 from pywren.client.invoking import Invocations
 from pywren.client.monitor import FIRST_POLL, Monitor
+from pywren.client.payloads import Payloads
 from pywren.client.protocols import Invoker
 from pywren.client.staged_calls import StagedCallset
 from pywren.exceptions import (
@@ -67,8 +68,7 @@ class Client:
         clock = lambda: self.now  # noqa: E731
         self.origin = StagedCallset(self.callset, self.storage, Mock(spec=Monitor), clock=clock, timer=clock)
         ids = [f"{number:05d}" for number in range(count)]
-        for one in ids:
-            self.origin.keep_payload(one, {"callset_id": self.callset.id, "call_id": one})
+        self.origin.keep_payloads(Payloads({"callset_id": self.callset.id}, {one: {} for one in ids}))
         self.driver = Driver(
             ids,
             Policy(event_age=event_age, job_max_runtime=10, may_lose_calls=True, **policy),

@@ -55,7 +55,7 @@ def place_of(found):
 
 def decide(read, payload=None, attempts=None):
     """Weigh what was read about the call."""
-    return weigh(CALLSET, {"00000": READ[read]}, records_with(payload), attempts=attempts)
+    return weigh(CALLSET, ["00000"], {"00000": READ[read]}, records_with(payload), attempts=attempts)
 
 
 @pytest.mark.parametrize("read", READ)
@@ -65,7 +65,7 @@ def test_without_a_record_of_the_call(read, payload):
     expected = "believed" if read in SIGNED_VALUES else "unbelieved"
     expected = {"nothing": "missing", "an unsigned error": "failed"}.get(read, expected)
     assert place_of(decide(read, payload)) == expected
-    assert place_of(weigh(CALLSET, {"00000": READ[read]}, None)) == expected
+    assert place_of(weigh(CALLSET, ["00000"], {"00000": READ[read]}, None)) == expected
 
 
 @pytest.mark.parametrize("driven", [False, True])
@@ -113,7 +113,7 @@ class TestReports:
     def reported(self, data, number=2, payload=None):
         reports = {("00000", number): data}
         return weigh(
-            CALLSET, {"00000": None}, records_with(payload), reports=reports, attempts={"00000": [number]}
+            CALLSET, ["00000"], {}, records_with(payload), reports=reports, attempts={"00000": [number]}
         ).reports
 
     def test_signed_with_the_key_of_its_attempt(self):
@@ -146,7 +146,7 @@ class TestReports:
 def test_each_call_by_itself():
     """One map has calls with every kind of status and record."""
     read = {f"{number:05d}": data for number, data in enumerate(READ.values())}
-    found = weigh(CALLSET, read, records_with({"calls": [{"attempt_key": SIGNED.hex()}]}))
+    found = weigh(CALLSET, list(read), read, records_with({"calls": [{"attempt_key": SIGNED.hex()}]}))
     placed = [*found.believed, *found.failed, *found.unbelieved, *found.exposed, *found.missing]
     assert sorted(placed) == sorted(read)
     assert list(found.deaths) == ["00000"]

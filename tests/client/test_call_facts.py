@@ -7,54 +7,62 @@ import gc
 from test_staged_calls import Worker
 
 from pywren.client.call_facts import CallFacts
+from pywren.client.callset import Callset
+from pywren.client.payloads import Payloads
+from pywren.wire.call import Call
+from pywren.wire.references import Reference
 from pywren.wire.status import Status
 
-
-def payload_of(worker: Worker, call_id: str) -> dict[str, object]:
-    keys = worker.callset.call_keys(call_id)
-    return {
-        "call_id": call_id,
-        "attempt": 1,
-        "host_submit_time": 5.0,
-        "data_key": keys.data,
-        "output_key": keys.output,
-        "status_key": keys.status,
-        "cancel_key": keys.cancel,
-        "data_byte_range": None,
-        "data_inline": "gAVLAC4=",
-    }
+OWN = {"attempt": 1, "host_submit_time": 5.0, "data_inline": "gAVLAC4="}
 
 
 def test_a_payload_comes_back_whole() -> None:
     """What follows from the id of a call is not kept, and yet in its payload; a member that is ``None`` stays."""
     worker = Worker()
-    payload = payload_of(worker, "00007")
-    worker.origin.shared_payload = {"func_key": "shared"}
-    worker.origin.keep_payload("00007", payload)
-    assert worker.origin.whole_payload("00007") == {**payload, "func_key": "shared"}
-    assert dict(worker.origin.records["00007"].members) == {"data_byte_range": None}
+    keys = worker.callset.call_keys("00007")
+    shared = {"func_key": "shared", "data_byte_range": None, "attempt": 1, "host_submit_time": 0.0}
+    worker.origin.keep_payloads(Payloads(dict(shared), {"00007": dict(OWN)}))
+    assert worker.origin.whole_payload("00007") == {
+        **shared,
+        **OWN,
+        "call_id": "00007",
+        "data_key": keys.data,
+        "output_key": keys.output,
+        "status_key": keys.status,
+        "cancel_key": keys.cancel,
+    }
+    assert not worker.origin.records["00007"].members
+
+
+def test_payloads_in_parts_are_those_of_the_calls() -> None:
+    """Whatever a call has of its own, its payload is the one that the call alone would have."""
+    callset = Callset("p", job_max_runtime=9.0)
+    own = {
+        "00000": {"data_inline": b"x"},
+        "00001": {"data_key": "p/aggdata", "data_byte_range": (3, 4), "data_sha256": "ab", "data_size": 2},
+        "00002": {"data_inline": b"y", "references": (Reference("k", "00", "c", "00003"),), "attempt": 2},
+    }
+    template = Call({"a": 1}, callset.id, "", "f", "", "", "", "", 9.0, extra={"mine": None}, extra_env={"A": "b"})
+    payloads = Payloads.of(template, own)
+    calls = {one: template.sibling(one, callset.call_keys(one), fields) for one, fields in own.items()}
+    assert {one: payloads.whole(callset, one) for one in own} == {one: call.encode() for one, call in calls.items()}
+    assert [Call.decode(payloads.whole(callset, one)) for one in own] == list(calls.values())
 
 
 def test_a_member_that_the_program_has_overwritten_is_kept() -> None:
-    """``overwrite_invoke_args`` may change even a key that follows from the id."""
+    """``overwrite_invoke_args`` may change a key that follows from the id, and what is the call's own."""
     worker = Worker()
-    payload = {**payload_of(worker, "00007"), "status_key": "elsewhere"}
-    worker.origin.keep_payload("00007", payload)
-    assert worker.origin.whole_payload("00007") == payload
-
-
-def test_members_that_are_shared_come_before_those_that_follow_from_the_id() -> None:
-    """A map of one call shares all its members, also a status key that the program has overwritten."""
-    worker = Worker()
-    worker.origin.shared_payload = {"status_key": "elsewhere"}
-    worker.origin.keep_payload("00000", {"call_id": "00000"})
-    assert worker.origin.whole_payload("00000")["status_key"] == "elsewhere"
+    payloads = Payloads({"func_key": "f"}, {"00007": {"data_key": "own", "data_byte_range": [0, 1]}})
+    payloads.overwrite({"status_key": "elsewhere", "data_key": "there"})
+    worker.origin.keep_payloads(payloads)
+    kept = worker.origin.whole_payload("00007")
+    assert (kept["status_key"], kept["data_key"], kept["data_byte_range"]) == ("elsewhere", "there", [0, 1])
 
 
 def test_the_argument_is_dropped_when_the_call_has_ended() -> None:
     """Only another attempt would need it; ``invoke_status`` never shows it."""
     worker = Worker()
-    worker.origin.keep_payload("00000", payload_of(worker, "00000"))
+    worker.origin.keep_payloads(Payloads({}, {"00000": dict(OWN)}))
     (item,) = worker.futures()
     worker.returns(1)
     assert item.result(10) == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import pickle
 from collections.abc import Sequence
@@ -11,7 +13,9 @@ from unittest.mock import Mock
 import pytest
 from test_attempts import Client
 
+from pywren.client.driver.driver import Ready
 from pywren.client.monitor import Monitor
+from pywren.client.payloads import Payloads
 from pywren.client.staged_calls import StagedCallset
 from pywren.exceptions import (
     CallCancelledError,
@@ -23,8 +27,11 @@ from pywren.exceptions import (
     WorkerCrashedError,
 )
 from pywren.future import futures_of
+from pywren.system.forks import own_name
 from pywren.wire.beacon import Beacon
+from pywren.wire.call import Call
 from pywren.wire.cause import Cause
+from pywren.wire.chunk import Chunk
 from pywren.wire.failure import Failure
 from pywren.wire.journal import Page, Plan
 from pywren.wire.outcome import Outcome
@@ -38,7 +45,7 @@ class Chunked(Client):
     """A client whose calls are in chunks of three; and the workers of the chunks."""
 
     def __init__(self, count: int = 3, **policy: Any) -> None:
-        super().__init__(count, chunksize=3, **{"retries": 2, **policy})
+        super().__init__(count, **{"chunksize": 3, "retries": 2, **policy})
         self.callset.has_chunks = True
 
     @property
@@ -112,6 +119,23 @@ class TestOutcomes:
             client.storage.get(client.callset.keys.page(NAME, 0)), client.secret, client.callset.id, NAME
         )
         assert plan.attempts == dict.fromkeys(CALLS, 1)
+
+    def test_each_call_of_a_chunk_is_the_one_that_it_would_be_alone(self) -> None:
+        """Wherever its argument is: in the payload, in an object of its own, or in one that others share."""
+        client = Chunked()
+        own: dict[str, dict[str, Any]] = {
+            "00000": {"data_inline": b"x", "runtime_url": "s3://a/copy"},
+            "00001": {"data_sha256": "ab", "data_size": 3},
+            "00002": {"data_key": "p/all", "data_byte_range": (3, 4), "data_sha256": "cd", "data_size": 2},
+        }
+        names = {"callset_id": client.callset.id, "call_id": "", "data_key": "", "output_key": "", "status_key": ""}
+        template = Call({}, **names, func_key="f", cancel_key="", job_max_runtime=9.0, client_process=own_name())
+        client.origin.keep_payloads(Payloads.of(template, own))
+        payload = Call.decode(json.dumps(client.origin.payload(Ready(NAME, 1))))
+        alone = [template.sibling(one, client.callset.call_keys(one), fields) for one, fields in own.items()]
+        sent = dataclasses.replace(alone[0], host_submit_time=payload.host_submit_time)
+        runtime = {"host_submit_time": payload.host_submit_time, "runtime_url": "s3://a/copy"}
+        assert Chunk.of(payload).calls == (sent, *(dataclasses.replace(one, **runtime) for one in alone[1:]))
 
     def test_outcomes_come_page_by_page(self) -> None:
         """The first page settles its calls, and says which call runs."""

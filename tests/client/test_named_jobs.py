@@ -608,7 +608,7 @@ def test_a_hundred_thousand_calls(executor):
     started = time.monotonic()
     job = jobs.find(executor.storage, "big")
     template = job.manifest.template(executor.storage.storage_config, callset.id)
-    rebuilt = job.manifest.call(99_999, template, keys)
+    rebuilt = template.sibling("99999", keys.call("99999"), job.manifest.own(99_999))
     found = time.monotonic() - started
     place = rebuilt.data_byte_range
     assert executor.storage.get(rebuilt.data_key, place) == b"%020d" % 99_999

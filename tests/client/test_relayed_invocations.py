@@ -179,12 +179,14 @@ def test_a_few_calls_go_directly(function):
 def test_many_calls_go_through_relays(function):
     """Each once, all accepted, and each attempt has a name that tells its relay."""
     driver = run(function)
-    assert function.direct == []
+    # At the end a thread may be left with a single call, for which a relay would be of no use.
+    assert len(function.direct) < 8
     assert set(function.got.values()) == {1}
     assert len(function.got) == driver.counts().sent == len(driver.noted) == 5000
-    assert 5000 / MOST_RELAYED <= len(function.relays) <= 5000 / MOST_RELAYED + 8
-    names = [driver.attempts(f"{n:05d}")[0].request_id for n in range(5000)]
-    assert len(set(names)) == 5000
+    relayed = 5000 - len(function.direct)
+    assert relayed / MOST_RELAYED <= len(function.relays) <= relayed / MOST_RELAYED + 8
+    names = {driver.attempts(f"{n:05d}")[0].request_id for n in range(5000)} - {"direct"}
+    assert len(names) == relayed
     assert all(name.startswith("relay-") for name in names)
 
 

@@ -105,7 +105,10 @@ class CallRecord:
 
     def attempt(self, number: int) -> AttemptRecord | None:
         """Return an attempt by its number; ``None`` if there is none."""
-        return next((one for one in self.attempts if one.number == number), None)
+        for one in self.attempts:
+            if one.number == number:
+                return one
+        return None
 
     def count(self, causes: Iterable[Cause]) -> int:
         """Return how many attempts ended for one of these causes."""

@@ -1,9 +1,9 @@
 """Pool mode: a child of the local pool runs calls itself, one after the other, on its main thread.
 
 The parent writes eight-byte tickets to a pipe, and the functions and arguments of the calls to the channel. The child
-takes *one* ticket, runs that call and flushes its result before it takes the next. The parent can take back tickets
-that are still in the pipe, to cancel the calls or to give them to an idle process. A read of eight bytes is atomic, so
-the kernel decides which side gets a ticket, and the two processes need no common lock.
+takes *one* ticket, runs that call and sends its result, or writes it to its page, before it takes the next. The parent
+can take back tickets that are still in the pipe, to cancel the calls or to give them to an idle process. A read of
+eight bytes is atomic, so the kernel decides which side gets a ticket, and the two processes need no common lock.
 
 A call that left threads, child processes or lasting changes ends its process. The child sets a flag in the result and
 waits to be killed, so that the parent kills the child and everything below it together.
@@ -21,8 +21,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
+from pywren.pickling.format import FUTURE, NAMES_FOLLOW
 from pywren.pickling.packed import Packed
-from pywren.worker import frames, own_signals, process_tree
+from pywren.worker import frames, own_signals, pages, process_tree
 from pywren.worker.child.after_call import end_process, what_is_left
 from pywren.worker.child.leftovers import watch_threads
 from pywren.worker.child.loaded_function import LoadedFunction
@@ -36,9 +37,12 @@ from pywren.worker.task import RunResult
 # The user's function may replace any of these under its public name.
 _loads = pickle.loads
 _exit, _getpid, _read, _pause, _sleep = os._exit, os.getpid, os.read, signal.pause, time.sleep
+_unpack = TICKET.unpack
 
 _NAMES = pickle.STACK_GLOBAL  # a pickle without this opcode contains only plain data: numbers, strings, lists and so on
+_FUTURE_MARK = FUTURE.encode()
 _NO_OUTPUT = ("", "")
+_OVERHEAD = 3e-6  # seconds from the end of a call that can only compute to the beginning of the next one
 _MOST_SECONDS_TO_LIVE = 10.0  # for a process that its parent should kill
 
 
@@ -64,6 +68,7 @@ class PoolChild:
         self.batches: dict[int, tuple[LoadedFunction, Mapping[str, str], bool]] = {}
         self.arenas: dict[int, UnlinkedFile] = {}
         self.arguments: dict[int, Any] = {}
+        self.page: pages.PageWriter  # from the first frame on
         self.poll = select.poll()
         self.poll.register(tickets, select.POLLIN)
         self.pid = os.getpid()
@@ -74,10 +79,11 @@ class PoolChild:
         process_tree.adopt_orphans(process_tree.load_prctl())
         # The parent may have sent calls before this. It counts their time from here.
         self.channel.send(frames.encode(frames.READY))
+        following = None
         while True:
-            ticket = self._take_ticket()
+            ticket = self._take_ticket() if following is None else following
             try:
-                self._run(ticket)
+                following = self._run(ticket)
             except EOFError:
                 _exit(0)  # the parent is gone
             except OSError as error:
@@ -92,20 +98,28 @@ class PoolChild:
 
     def _take_ticket(self) -> int:
         while True:
-            try:
-                # Exactly one ticket: a second one in this process's memory could not be taken back if the first call is
-                # slow.
-                data = _read(self.tickets, TICKET.size)
-            except BlockingIOError:  # "non-blocking" is a property of the open pipe, so it applies to both processes
-                # ``poll`` promises nothing: the parent may take the ticket back before it is read here, and then this
-                # waits again.
-                self.poll.poll()
-                continue
-            if not data:  # the parent has closed the pipe: no more calls
-                _exit(0)
-            return int(TICKET.unpack(data)[0])
+            ticket = self._next_ticket()
+            if ticket is not None:
+                return ticket
+            # ``poll`` promises nothing: the parent may take the ticket back before it is read here, and then this waits
+            # again.
+            self.poll.poll()
 
-    def _run(self, ticket: int) -> None:
+    def _next_ticket(self) -> int | None:
+        """Take a ticket, if there is one."""
+        try:
+            # Exactly one ticket: a second one in this process's memory could not be taken back if the first call is
+            # slow.
+            data = _read(self.tickets, TICKET.size)
+        except BlockingIOError:  # "non-blocking" is a property of the open pipe, so it applies to both processes
+            return None
+        if not data:  # the parent has closed the pipe: no more calls
+            _exit(0)
+        ticket: int = _unpack(data)[0]
+        return ticket
+
+    def _run(self, ticket: int) -> int | None:
+        """Run a call, and perhaps some of those that follow. Return the ticket of another one, if it has been taken."""
         while ticket not in self.arguments:
             # The parent writes tickets once arguments are queued, but a full socket may delay the arguments.
             for frame in self.channel.receive():
@@ -116,7 +130,7 @@ class PoolChild:
         if shown:
             self.output.begin(shown=True)
         # Such a call cannot have changed, printed or left anything. Most short calls are like this.
-        nothing_to_mend = function.is_inert and type(entry) is bytes and not (_NAMES in entry or shown or extra_env)
+        nothing_to_mend = function.is_inert and type(entry) is bytes and _is_plain(entry) and not (shown or extra_env)
         try:
             result = self.runner.run(function.load, argument, references, extra_env, mend=not nothing_to_mend)
         except BaseException as error:  # noqa: BLE001 -- sys.exit() and the like end this process, as anywhere
@@ -128,8 +142,48 @@ class PoolChild:
         if nothing_to_mend:
             self.has_run = True
             send_result(self.channel, ticket, result, _NO_OUTPUT, "")
-            return
+            return self._compute(ticket >> TICKET_SHIFT, function)
         self._end_call(ticket, result)
+        return None
+
+    def _compute(self, batch: int, loaded: LoadedFunction) -> int | None:
+        """Run the calls that follow at once, as long as they are of this batch and can only compute.
+
+        The call before has changed nothing, and none of these does. So nothing is prepared or mended for them. Results
+        are sent together. Each is on the page before the next call begins, and from then on the parent can read it.
+
+        Returns:
+            The ticket of a call of another kind; ``None`` if no other has been taken.
+        """
+        function, arguments, compute, channel = loaded.load(), self.arguments, self.runner.compute, self.channel
+        add, age = self.page.add, 0.0
+        while (ticket := self._next_ticket()) is not None:
+            entry = arguments.get(ticket)
+            if ticket >> TICKET_SHIFT != batch or type(entry) is not bytes or not _is_plain(entry):
+                break
+            del arguments[ticket]
+            try:
+                data, seconds, result = compute(function, entry)
+            except BaseException as error:  # noqa: BLE001 -- as in ``_run``
+                end_process(error, self.output)
+            if result is None and not add(ticket, seconds, data):
+                self._send_page()
+                add(ticket, seconds, data)  # an empty page has room for a result that ``compute`` calls small
+            age += seconds + _OVERHEAD
+            if result is not None or age >= pages.SECONDS:
+                self._send_page()
+                age = 0.0
+            if result is not None:
+                send_result(channel, ticket, result, _NO_OUTPUT, "")
+        self._send_page()
+        return ticket
+
+    def _send_page(self) -> None:
+        """Send the results that are on the page, and begin a new one."""
+        content = self.page.content()
+        if content is not None:
+            self.channel.send_now(frames.encode_page(*content))
+            self.page.turn()
 
     def _end_call(self, ticket: int, result: RunResult) -> None:
         """Send a result, and prepare this process for the next call if it is fit to run one."""
@@ -177,6 +231,8 @@ class PoolChild:
             # The file object would close the low number. So the descriptor moves up, where a new object owns it.
             arena, frame.payload.descriptor = frame.payload.descriptor, -1
             self.arenas[frame.number] = UnlinkedFile(high_descriptor(arena))
+        elif frame.kind == frames.MEMORY and isinstance(frame.payload, UnlinkedFile):
+            self.page = pages.PageWriter(frame.payload)
         elif frame.kind == frames.SHOW:
             out, err = (high_descriptor(number) for number in frame.descriptors)
             self.output.show((out, err))
@@ -194,6 +250,11 @@ class PoolChild:
         # A list first, because the dictionary must not change while it is read.
         for ticket in [ticket for ticket in self.arguments if ticket >> TICKET_SHIFT in gone]:
             del self.arguments[ticket]  # a cancelled call: its ticket was taken back after the argument had arrived
+
+
+def _is_plain(pickled: bytes) -> bool:
+    """Tell whether a pickled argument is plain data, which unpickling runs no code for."""
+    return not (_NAMES in pickled or _FUTURE_MARK in pickled or pickled.endswith(NAMES_FOLLOW))
 
 
 def _wait_to_be_killed() -> NoReturn:

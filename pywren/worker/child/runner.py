@@ -16,8 +16,9 @@ from typing import Any
 
 from pywren.pickling import arguments, finished_futures, packed, packed_exceptions
 from pywren.pickling.adapters import Initialized
-from pywren.pickling.format import FUTURE, NAMES_FOLLOW
+from pywren.pickling.format import FUTURE, NAMES_FOLLOW, PROTOCOL
 from pywren.pickling.packed import Packed
+from pywren.pickling.plain_values import ATOMS
 from pywren.system import coroutines
 from pywren.wire.failure import Failure
 from pywren.worker import initialized
@@ -26,6 +27,7 @@ from pywren.worker.child.leftovers import keep_threads
 from pywren.worker.child.modules import ShippedModules
 from pywren.worker.child.place import Place
 from pywren.worker.child.program import Program
+from pywren.worker.pages import MOST_BYTES
 from pywren.worker.task import Function, RunResult
 
 # The user's function may replace any of these under its public name.
@@ -37,6 +39,7 @@ _Exception = Exception
 _loads, _load_argument, _load_with_names = packed.loads, arguments.load_argument, arguments.load_with_names
 _type, _CoroutineType = type, types.CoroutineType
 _FUTURE_MARK = FUTURE.encode()
+_plain_loads, _plain_dumps = pickle.loads, pickle.dumps
 
 # Pickling a result goes through code that looks these up by name, so binding them here is not enough.
 _PICKLE = tuple((name, getattr(pickle, name)) for name in ("dumps", "loads", "Pickler"))
@@ -134,15 +137,48 @@ class TaskRunner:
         except _Exception as error:
             # Taken first, so that the time of mending does not count as the call's.
             now = _perf_counter()
-            # The exception may be due to damage that the function did: repair the damage before doing anything else.
-            if _gettrace() is not self.condition.trace:
-                _settrace(self.condition.trace)
-            self.condition.mend()
-            _restore_pickle()
+            self._repair()
             if called is None:  # an import that the function or its argument needs has failed
                 return _raised(error, {"setup_time": now - started, "exec_time": 0.0})._replace(begun=False)
             info = {"setup_time": called - started, "exec_time": (ended or now) - called}
             return _raised(error, info, references) if ended is None else _not_pickled(error, info)
+
+    def compute(self, function: Callable[[Any], Any], argument: bytes) -> tuple[bytes, float, RunResult | None]:
+        """Run one more call of a function that can only compute, when no other call has come in between.
+
+        Args:
+            function: the function, as it was loaded for a call before.
+            argument: the pickled argument, which is plain data.
+
+        Returns:
+            What the function returned, as a small pickle, and for how many seconds it ran; the third item is ``None``.
+            For an outcome of any other kind, the third item is that outcome.
+
+        Raises:
+            BaseException: as for ``run``.
+        """
+        called = _perf_counter()
+        ended = None
+        try:
+            value = function(_plain_loads(argument))
+            ended = _perf_counter()
+            # Numbers and strings as ``dump_result`` pickles them, without its steps: they take longer than such a call.
+            is_atom = _type(value) in ATOMS
+            body = Packed(_plain_dumps(value, PROTOCOL)) if is_atom else _dump_result(value, out_of_band=True)
+            if len(body.data) <= MOST_BYTES and not body.buffers:
+                return body.data, ended - called, None
+            return b"", 0.0, RunResult(True, body, info={"setup_time": 0.0, "exec_time": ended - called})
+        except _Exception as error:
+            info = {"setup_time": 0.0, "exec_time": (ended or _perf_counter()) - called}
+            self._repair()
+            return b"", 0.0, _raised(error, info) if ended is None else _not_pickled(error, info)
+
+    def _repair(self) -> None:
+        """Repair what a call may have damaged, before anything else is done about its exception."""
+        if _gettrace() is not self.condition.trace:
+            _settrace(self.condition.trace)
+        self.condition.mend()
+        _restore_pickle()
 
     def _enter_pool(self, function: Initialized, extra_env: Mapping[str, str | None]) -> bool:
         """Run the initializer of a ``PoolExecutor``, unless this process has. Return whether it ran."""

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from pywren.pickling.packed import Packed
 from pywren.worker import frames
 from pywren.worker.frames import Outgoing, UnlinkedFile
+from pywren.worker.pages import Page
 from pywren.worker.protocol import function_segments, packed_segments
 from pywren.worker.task import Function, Repeat, Repeats, RunResult
 
@@ -32,6 +33,10 @@ OnResults = Callable[[list[tuple[int, RunResult]]], Sequence[Repeat] | None]
 Only calls that ``Repeats`` includes may run again. Every other result is final, and there is exactly one final result
 for every call.
 """
+
+
+OnPage = Callable[[Sequence[int], Page], None]
+"""Gets the indices of calls that have returned, and their results, in place of ``OnResults``."""
 
 
 # Any thread takes the next key, without a lock: ``next`` of a count is one step in CPython.
@@ -114,6 +119,8 @@ class Batch:
         # Calls that a second process has been given while the first had them. Their results say which process it was.
         self.doubled: set[int] = set()
         self.collected: list[tuple[int, RunResult]] = []
+        self.on_page: OnPage | None = None
+        self.pages: list[tuple[Sequence[int], Page]] = []
         # Calls that wait for ``let_go``, because their references are not known yet.
         self.held: set[int] = set()
         self._cursor = 0  # the first call that was never given to a child

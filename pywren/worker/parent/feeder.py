@@ -9,18 +9,22 @@ child, and the calls of all other tickets have begun.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 from pywren.wire.cause import Cause
 from pywren.wire.failure import Failure
 from pywren.worker import frames, memory
 from pywren.worker.frames import Frame
+from pywren.worker.pages import Page
 from pywren.worker.parent.batch import Batch, OnStart
 from pywren.worker.parent.ledger import INDEX_MASK, Ledger, failed
 from pywren.worker.parent.member import STALL_SECONDS, Member
 from pywren.worker.parent.members import Members
-from pywren.worker.protocol import TICKET_SHIFT, decode_result
+from pywren.worker.protocol import TICKET_SHIFT, decode_result, results_on
 from pywren.worker.task import RunResult, cancelled_failure, crash_failure, timeout_failure
+
+_LONGEST_LOOK_SECONDS = 0.5  # between two looks for results that a process has not sent
 
 
 class Feeder:
@@ -112,6 +116,7 @@ class Feeder:
             for member in stalled:
                 member.window = 1  # its calls are slow now, whatever the earlier ones were like
                 self._ledger.requeue(member.take_back())
+                self.receive(member)  # what it has not sent; after the pipe, so that only one call is left
 
     # -- receiving results -------------------------------------------------------------------------------------
 
@@ -120,8 +125,8 @@ class Feeder:
 
         Args:
             member: the member.
-            everything: whether to read until nothing is left. With False, one read is enough, because the pump's
-                ``poll`` will report the rest.
+            everything: whether to read until nothing is left, and what the process has not sent yet (``pages``). With
+                False, one read is enough, because the pump's ``poll`` will report the rest.
         """
         count = 0
         before, member.in_doubt = member.in_doubt, True
@@ -137,6 +142,8 @@ class Feeder:
             pass  # nothing more has arrived
         except EOFError:
             member.lose()  # the process may only have closed the socket so far; ``pidfd`` will report when it ends
+        if everything and member.tickets:  # after the socket, as ``PageReader`` requires
+            count += self._take_page(member, partial(member.pages.unsent, member.tickets[0]))
         if count:
             member.progressed(count, time.monotonic())
         member.in_doubt = before
@@ -147,6 +154,8 @@ class Feeder:
             self._members.note_ready(member)
             self._oom_kills = memory.oom_kills()
             return 0
+        if frame.kind == frames.PAGE and isinstance(frame.payload, bytes):
+            return self._take_page(member, partial(member.pages.received, frame.meta, frame.payload))
         ticket = frame.number
         if frame.kind != frames.RESULT or not member.tickets or member.tickets[0] != ticket:
             member.lose()  # the user's code has written to the channel: nothing else from this channel can be trusted
@@ -162,6 +171,46 @@ class Feeder:
         if frame.flags & (frames.LEFTOVERS | frames.SPENT | frames.NOT_BEGUN):
             member.kill()
         return 1
+
+    def _take_page(self, member: Member, read: Callable[[], Page]) -> int:
+        """Process the results on a page, and return how many calls they end."""
+        try:
+            page = read()
+        except ValueError:
+            member.lose()  # as in ``_take_frame``
+            return 0
+        count, tickets = len(page.tickets), member.tickets
+        if not count:
+            return 0
+        heads = tuple([tickets.popleft() for _ in range(min(count, len(tickets)))])
+        number = page.tickets[0] >> TICKET_SHIFT
+        # They answer the first tickets, which are of one batch, or else the user's code has written this.
+        if heads != page.tickets or max(heads) >> TICKET_SHIFT != min(heads) >> TICKET_SHIFT:
+            tickets.extendleft(reversed(heads))
+            member.lose()
+            return 0
+        batch = self._ledger.batch_of(page.tickets[0])
+        if batch is None:
+            return count
+        indices = [ticket & INDEX_MASK for ticket in heads]
+        if batch.doubled or batch.cancelled or batch.arenas:
+            for index, result in zip(indices, results_on(page), strict=True):
+                self._finish(member, batch, number << TICKET_SHIFT | index, result)
+        else:
+            self._ledger.finish_page(batch, indices, page)
+        return count
+
+    def look_for_unsent(self, now: float) -> None:
+        """Read the results that processes have not sent yet, if nothing has come from them for a while.
+
+        A process sends its page after a millisecond of calls, and before it waits. But a call may take longer than all
+        before it, and then these need not wait for it.
+        """
+        for member in self._members:
+            if now >= member.look_at and member.may_have_unsent:
+                # Less and less often: most likely there is nothing. A result sets it back (``progressed``).
+                member.look_at = now + max(STALL_SECONDS, min(now - member.last, _LONGEST_LOOK_SECONDS))
+                self.receive(member)
 
     def settle_dead(self, member: Member) -> Failure:
         """Settle the calls of a process that has ended: those with results, the call that ran, and those that waited.
@@ -308,6 +357,8 @@ class Feeder:
             timeout = self._timeout_of(member)
             if timeout is not None:
                 earliest = min(earliest, member.started + timeout)
+            if member.may_have_unsent:
+                earliest = min(earliest, member.look_at)
             if member.could_share and self._members.has_idle():
                 earliest = min(earliest, member.last + STALL_SECONDS)
         return earliest

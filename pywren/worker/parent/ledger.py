@@ -13,14 +13,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from pywren.wire.cause import Cause
 from pywren.wire.failure import Failure
+from pywren.worker.pages import Page
 from pywren.worker.parent.batch import Batch, OnStart
 from pywren.worker.parent.member import Member
 from pywren.worker.parent.members import Members
-from pywren.worker.protocol import TICKET_SHIFT
+from pywren.worker.protocol import TICKET_SHIFT, results_on
 from pywren.worker.task import Repeat, RunResult, cancelled_failure
 
 logger = logging.getLogger(__name__)
@@ -54,7 +56,7 @@ class Ledger:
         self._batches: dict[int, Batch] = {}
         self._numbers = 0
         self._touched: dict[int, Batch] = {}
-        self._collected: deque[tuple[Batch, list[tuple[int, RunResult]]]] = deque()
+        self._collected: deque[tuple[Batch, list[tuple[int, RunResult]], list[tuple[Sequence[int], Page]]]] = deque()
         # Calls that run again later: ``(monotonic time, ticket)``, a heap.
         self._delayed: list[tuple[float, int]] = []
         self._ticking: list[Batch] = []
@@ -143,8 +145,11 @@ class Ledger:
             for index, result in list(batch.collected):
                 if not (batch.done[index] or index in batch.undecided):
                     self._conclude(batch, index, result)
+            for index in [index for indices, _ in batch.pages for index in indices]:
+                if not batch.done[index]:
+                    self._release(batch, index)
             batch.recount()
-            if batch.collected:
+            if batch.collected or batch.pages:
                 self._touched[number] = batch
             if not batch.remaining:
                 if number in self._batches:
@@ -167,6 +172,19 @@ class Ledger:
             result = failed(cancelled_failure(running=True))
         batch.collected.append((index, result))
         self._conclude(batch, index, result)
+
+    def finish_page(self, batch: Batch, indices: Sequence[int], page: Page) -> None:
+        """Record results of calls that have returned, and have no result yet. It is ``finish`` for many calls."""
+        # The same order as there, for ``repair``: what was collected counts.
+        batch.pages.append((indices, page))
+        self._touched[batch.number] = batch
+        done, entries = batch.done, batch.entries
+        for index in indices:
+            done[index], entries[index] = 1, None
+        batch.remaining -= len(indices)
+        self.outstanding -= len(indices)
+        if not batch.remaining:
+            self._drop(batch)
 
     def _conclude(self, batch: Batch, index: int, result: RunResult) -> None:
         self._touched[batch.number] = batch
@@ -223,8 +241,8 @@ class Ledger:
         """Prepare the results that have arrived for ``hand_over``. After that, no error can lose these results."""
         for batch in self._touched.values():
             # The list itself moves. The batch gets a new one, because ``hand_over`` reads the old one without the lock.
-            self._collected.append((batch, batch.collected))
-            batch.collected = []
+            self._collected.append((batch, batch.collected, batch.pages))
+            batch.collected, batch.pages = [], []
         self._touched.clear()
 
     def hand_over(self) -> bool:
@@ -239,9 +257,16 @@ class Ledger:
         while True:
             try:
                 # Before the call: a callback that raises loses only its own results.
-                batch, results = self._collected.popleft()
+                batch, results, pages = self._collected.popleft()
             except IndexError:
                 return has_decided
+            for indices, page in pages:
+                if batch.on_page is None:
+                    results.extend(zip(indices, results_on(page), strict=True))
+                else:
+                    _call_back(partial(batch.on_page, indices), page)
+            if not results:
+                continue
             again: Sequence[Repeat] = _call_back(batch.on_results, results) or ()
             if batch.undecided:  # read without the lock: only this thread removes the calls of ``results`` from it
                 with self._lock:

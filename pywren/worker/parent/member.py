@@ -16,7 +16,7 @@ from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 
 from pywren.wire.failure import Failure
-from pywren.worker import frames, own_signals
+from pywren.worker import frames, own_signals, pages
 from pywren.worker.descriptors import pipe
 from pywren.worker.frames import UnlinkedFile
 from pywren.worker.parent.batch import Batch
@@ -58,6 +58,7 @@ class Member:
         announced: the last ticket whose start was announced.
         window: how many calls the process should hold, judging by how quick the last calls were.
         last: the monotonic time of the last result; ``started`` is when the head began, as far as the pool knows.
+        look_at: the monotonic time when the pool looks for results that the process has not sent, if nothing comes.
         ending: the ticket that the process is killed for, and the failure that the ticket gets.
         shown: the output that is shown as it arrives, once a call has asked for this; ``exclusive`` is set while the
             process holds such a call.
@@ -69,6 +70,8 @@ class Member:
     def __init__(self, environment: Mapping[str, str], sink: Sink) -> None:
         self._lines = LabelledLines(sink)
         self.output = (UnlinkedFile(), UnlinkedFile())
+        memory = pages.create()
+        self.pages = pages.PageReader(memory)
         # With the pool's lock held, as everything here: posix_spawn(3) returns as soon as the program is loaded, and
         # nothing waits for the interpreter to start.
         self.process = Process("pool", output=self.output, environment=environment)
@@ -78,6 +81,7 @@ class Member:
         self.announced = -1
         self.window = 1
         self.last = self.started = time.monotonic()
+        self.look_at = self.last + STALL_SECONDS
         self.ending: tuple[int, Failure] | None = None
         self.shown: tuple[OutputTail, OutputTail] | None = None
         self._shown_ends: list[int] = []
@@ -89,6 +93,8 @@ class Member:
         self._batches: set[int] = set()
         self._arenas: set[int] = set()
         self._stale_batches: list[int] = []
+        # It is sent with the first call, and is there before it.
+        self._queue(frames.encode(frames.MEMORY, sizes=(0,), file=memory))
 
     @property
     def idle(self) -> bool:
@@ -123,6 +129,7 @@ class Member:
         """Send calls to the process, and whatever they need that the process does not have yet."""
         if not self.tickets:
             self.last = self.started = now
+            self.look_at = now + STALL_SECONDS
         # The socket keeps the order, so the child has the function and the terms before the arguments that need them.
         # Whatever is noted here as sent was queued before: Ctrl-C between the two has it sent once more.
         terms = None if batch.number in self._batches else self._introduce(batch)
@@ -265,6 +272,7 @@ class Member:
         # step.
         each = max((now - self.last) / count, 1e-6)
         self.last = self.started = now  # the next call has begun by now: the child takes it without being told
+        self.look_at = now + STALL_SECONDS
         # The window grows at most fourfold: one quick call does not mean that the others are quick.
         self.window = max(1, min(int(_WORK_AHEAD_SECONDS / each), self.window * 4, _MAX_TICKETS))
 
@@ -332,6 +340,12 @@ class Member:
     def load(self) -> tuple[int, bool]:
         """Return a key that sorts the least loaded member first: how many calls it holds, whether it is starting."""
         return len(self.tickets), not self.ready
+
+    @property
+    def may_have_unsent(self) -> bool:
+        """Whether results may be on the page of the process that it has not sent (``pages``)."""
+        # The process sends its page before it waits for a ticket. So with a single ticket, that call runs.
+        return self.ready and not self.dying and len(self.tickets) > 1
 
     @property
     def could_share(self) -> bool:

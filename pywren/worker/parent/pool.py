@@ -52,7 +52,7 @@ from pywren.wire.failure import Failure
 from pywren.worker import call_resources, frames
 from pywren.worker.directories import remove_abandoned_directories
 from pywren.worker.parent import lifetime
-from pywren.worker.parent.batch import Batch, EncodedFunctions, Label, OnResults, OnStart
+from pywren.worker.parent.batch import Batch, EncodedFunctions, Label, OnPage, OnResults, OnStart
 from pywren.worker.parent.changes import Changes
 from pywren.worker.parent.feeder import Feeder
 from pywren.worker.parent.ledger import Ledger, announce
@@ -209,6 +209,7 @@ class LocalPool:
         args: Sequence[Packed],
         *,
         on_results: OnResults,
+        on_page: OnPage | None = None,
         on_start: OnStart | None = None,
         extra_env: Mapping[str, str] | None = None,
         environment: Mapping[str, str] | None = None,
@@ -229,6 +230,8 @@ class LocalPool:
             function: the function.
             args: one packed argument per call.
             on_results: called on the pump's thread with results (``OnResults``). It must not block.
+            on_page: called likewise with the results of several calls that have returned (``OnPage``); if ``None``,
+                ``on_results`` gets these too.
             on_start: called with the index of a call that is running, on the pump's or the submitting thread, unless
                 the call is quick.
             extra_env: environment variables of these calls.
@@ -251,7 +254,7 @@ class LocalPool:
         key, frame = self._functions.encode(function)
         rules = (repeats, most_processes, on_tick, label)
         batch = Batch(function, key, frame, extra_env or {}, timeout, shown, on_start, on_results, *rules)
-        batch.environment = environment
+        batch.environment, batch.on_page = environment, on_page
         batch.add(args, references, held)
         return batch
 

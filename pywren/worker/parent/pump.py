@@ -228,6 +228,7 @@ class Pump:
         self._feeder.expire(now)
         self._end_if_unused(now)
         self._ledger.requeue_due(now)
+        self._feeder.look_for_unsent(now)
         self._feeder.balance(now)
         return self._feeder.feed(now) + self._ledger.ticks(now)
 

@@ -360,7 +360,11 @@ class _Crew:
         self._clock = invocations._clock
         self._last_accepted = self._clock()  # without a lock: all threads write "now"
         self._waiting = 0
-        # Whether invocations go through relays. And what decides about that: how many threads there are, how many
+        # Guards how many threads work, and how many may. Nothing else is done while it is held.
+        self._joining = threading.Lock()
+        self._working, self._most = 1, invocations._threads
+        self._helpers: list[threading.Thread] = []  # each step on it is one operation of the list
+        # Whether invocations go through relays. And what decides about that: how many threads there were, how many
         # invocations were accepted without a relay, and the seconds that took.
         # Counts to which several threads add without a lock are approximate, which is good enough.
         self._relays, self._size, self._direct, self._took = False, 1, 0, 0.0
@@ -372,16 +376,8 @@ class _Crew:
         """Work, with as many helpers as there are calls for, until the driver has no more for any thread."""
         expected, fan_out = self._driver.expected_invocations(), self._work_for.fan_out
         self._relays = fan_out is not None and fan_out.is_worth(expected)
-        self._size = count = max(1, min(self._work_for._threads, expected))
-        helpers = [threading.Thread(target=self._work, name="pywren-request", daemon=True) for _ in range(count - 1)]
-        started = []
         try:
-            for helper in helpers:
-                try:
-                    helper.start()
-                except RuntimeError:  # no more threads: fewer must do
-                    break
-                started.append(helper)
+            self._call_in(expected)
             if self._watcher is not None:
                 self._next_look = self._clock() + self._watcher.begin(self._driver.counts().held)
             self._work(self._watcher)
@@ -389,9 +385,42 @@ class _Crew:
             self._stop(error)
             raise
         finally:
-            # Also after an error: a helper must not invoke when the caller has gone on.
-            for helper in started:
-                helper.join()
+            # Also after an error: a helper must not invoke when the caller has gone on. A helper that has called in
+            # others has listed them by its end.
+            while self._helpers:
+                self._helpers.pop().join()
+
+    def _call_in(self, wanted: int) -> None:
+        """Have more threads work, if fewer than this do."""
+        # Counted beforehand: a helper that finds nothing to do leaves at once, and must not be replaced for ever.
+        for _ in range(wanted - self._working):
+            if not self._joins(wanted):
+                return
+            helper = threading.Thread(target=self._help, name="pywren-request", daemon=True)
+            try:
+                helper.start()
+            except RuntimeError:  # no more threads: fewer must do
+                with self._joining:
+                    self._working -= 1
+                    self._most = min(self._most, self._working)
+                return
+            self._helpers.append(helper)
+
+    def _joins(self, wanted: int) -> bool:
+        """Count another thread, unless so many work, or as many as may."""
+        with self._joining:
+            if self._working >= min(wanted, self._most):
+                return False
+            self._working += 1
+            self._size = max(self._size, self._working)
+            return True
+
+    def _help(self) -> None:
+        try:
+            self._work()
+        finally:
+            with self._joining:
+                self._working -= 1
 
     def _work(self, watcher: Watcher | None = None) -> None:
         while self.error is None:
@@ -407,6 +436,11 @@ class _Crew:
                     return
                 self._wait(step.wait)
             else:
+                # A crew becomes smaller while little is to be done, and then a poll may bring thousands of calls. It grows
+                # step by step: if the pace holds calls back, helpers leave again at once. Read without the lock, as it
+                # is asked for each invocation: a helper too few is called in with the next one.
+                if self._working < self._most:
+                    self._call_in(min(self._driver.expected_invocations() + 1, 2 * self._working))
                 self._invoke(self._together(step))
 
     def _together(self, first: Ready) -> list[Ready]:

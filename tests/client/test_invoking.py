@@ -103,6 +103,30 @@ def test_map_does_not_wait_for_repeats():
     assert driver.counts().held + driver.counts().sent == 2
 
 
+def test_a_small_crew_grows():
+    """Calls that come back while a single thread invokes are invoked by several threads at the same time."""
+    together, began, go_on = threading.Barrier(4), threading.Event(), threading.Event()
+
+    def answer(payload):
+        if payload == ("00040", 1):
+            began.set()
+            assert go_on.wait(60)
+        else:
+            together.wait(60)
+
+    driver, invocations, service, _ = make(answer, count=41, chunksize=1)
+    taken = [driver.next_call() for _ in range(40)]
+    for ready in taken:
+        driver.accepted(*ready, "", 0.0)
+    assert invocations.wake()
+    assert began.wait(60)
+    for ready in taken:
+        driver.failed(*ready, Cause.HANDED_BACK, WorkerCrashedError("no time left"))
+    go_on.set()
+    assert driver.wait_until_invoked(60)
+    assert sorted(service.taken) == sorted([("00040", 1), *((f"{n:05d}", 2) for n in range(40))])
+
+
 def test_a_cap_holds_calls_back():
     """``max_concurrency`` lets only so many go; the rest waits in the driver, and ``run`` returns."""
     driver, invocations, service, _ = make(lambda _: None, max_concurrency=10)

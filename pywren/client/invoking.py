@@ -436,9 +436,9 @@ class _Crew:
                     return
                 self._wait(step.wait)
             else:
-                # A crew becomes smaller while little is to be done, and then a poll may bring thousands of calls. It grows
-                # step by step: if the pace holds calls back, helpers leave again at once. Read without the lock, as it
-                # is asked for each invocation: a helper too few is called in with the next one.
+                # A crew becomes smaller while little is to be done, and then a poll may bring thousands of calls. It
+                # grows step by step: if the pace holds calls back, helpers leave again at once. Read without the lock,
+                # as it is asked for each invocation: a helper too few is called in with the next one.
                 if self._working < self._most:
                     self._call_in(min(self._driver.expected_invocations() + 1, 2 * self._working))
                 self._invoke(self._together(step))

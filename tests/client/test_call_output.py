@@ -10,7 +10,7 @@ import time
 import executors
 import hostile
 import pytest
-from child_processes import complaints
+from child_processes import complaints, wait_until
 
 import pywren
 from pywren.system.callbacks import callbacks
@@ -39,11 +39,22 @@ def speaks_later(address):
     print("hello")
 
 
-def shown(capsys):
-    """Return the lines with an id in both streams when all callbacks have run; ``run_jobs`` shows lines without one."""
-    assert not callbacks.finish(executors.WAIT)
-    output = capsys.readouterr()
-    return [sorted(line for line in text.splitlines() if line.startswith("[")) for text in (output.out, output.err)]
+def shown(capsys, count):
+    """Return the lines with an id in both streams when all callbacks have run; ``run_jobs`` shows lines without one.
+
+    Args:
+        count: how many lines there must be: a program that has waited may go on before the callbacks are queued.
+    """
+    found = [], []
+
+    def have_come():
+        assert not callbacks.finish(executors.WAIT)
+        for lines, text in zip(found, capsys.readouterr(), strict=True):
+            lines.extend(line for line in text.splitlines() if line.startswith("["))
+        return sum(map(len, found)) >= count
+
+    assert wait_until(have_come)
+    return [sorted(lines) for lines in found]
 
 
 def test_lines_come_with_the_id_of_their_call(ready, capsys):
@@ -51,7 +62,7 @@ def test_lines_come_with_the_id_of_their_call(ready, capsys):
     futures = ready.map(speaks, [1, 2], show_output=True)
     pywren.wait(futures)
     label = f"[{futures[0].callset_id[:8]}/"
-    out, err = shown(capsys)
+    out, err = shown(capsys, 6)
     assert out == [f"{label}00000] out 1", f"{label}00001] out 2"]
     assert err == [
         f"{label}00000] and two of 1",
@@ -109,7 +120,7 @@ def test_a_single_call(ready, capsys):
     future = ready.executor.call_async(print, "hello", show_output=True)
     ready.run()
     assert future.result() is None
-    assert shown(capsys) == [[f"[{future.callset_id[:8]}/{future.call_id}] hello"], []]
+    assert shown(capsys, 1) == [[f"[{future.callset_id[:8]}/{future.call_id}] hello"], []]
 
 
 def test_nothing_is_shown_unless_asked_for(ready, capsys):
@@ -122,7 +133,7 @@ def test_nothing_is_shown_unless_asked_for(ready, capsys):
         assert cancelled.cancel()
         pywren.wait([cancelled])
         # Within the block: its end lets the call go on, whose process may not be killed yet.
-        assert shown(capsys) == [[], []]
+        assert shown(capsys, 0) == [[], []]
 
 
 def test_a_program_that_ends_has_shown_everything():

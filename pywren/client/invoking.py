@@ -436,12 +436,13 @@ class _Crew:
                     return
                 self._wait(step.wait)
             else:
+                batch = self._together(step)
                 # A crew becomes smaller while little is to be done, and then a poll may bring thousands of calls. It
                 # grows step by step: if the pace holds calls back, helpers leave again at once. Read without the lock,
                 # as it is asked for each invocation: a helper too few is called in with the next one.
                 if self._working < self._most:
                     self._call_in(min(self._driver.expected_invocations() + 1, 2 * self._working))
-                self._invoke(self._together(step))
+                self._invoke(batch)
 
     def _together(self, first: Ready) -> list[Ready]:
         """Return the attempts that are invoked together with one, through a relay; or that one alone."""

@@ -137,7 +137,11 @@ class TaskRunner:
         except _Exception as error:
             # Taken first, so that the time of mending does not count as the call's.
             now = _perf_counter()
-            self._repair()
+            # The exception may be due to damage that the function did: repair the damage before doing anything else.
+            if _gettrace() is not self.condition.trace:
+                _settrace(self.condition.trace)
+            self.condition.mend()
+            _restore_pickle()
             if called is None:  # an import that the function or its argument needs has failed
                 return _raised(error, {"setup_time": now - started, "exec_time": 0.0})._replace(begun=False)
             info = {"setup_time": called - started, "exec_time": (ended or now) - called}
@@ -170,15 +174,7 @@ class TaskRunner:
             return b"", 0.0, RunResult(True, body, info={"setup_time": 0.0, "exec_time": ended - called})
         except _Exception as error:
             info = {"setup_time": 0.0, "exec_time": (ended or _perf_counter()) - called}
-            self._repair()
             return b"", 0.0, _raised(error, info) if ended is None else _not_pickled(error, info)
-
-    def _repair(self) -> None:
-        """Repair what a call may have damaged, before anything else is done about its exception."""
-        if _gettrace() is not self.condition.trace:
-            _settrace(self.condition.trace)
-        self.condition.mend()
-        _restore_pickle()
 
     def _enter_pool(self, function: Initialized, extra_env: Mapping[str, str | None]) -> bool:
         """Run the initializer of a ``PoolExecutor``, unless this process has. Return whether it ran."""

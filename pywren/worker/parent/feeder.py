@@ -183,7 +183,6 @@ class Feeder:
         if not count:
             return 0
         heads = tuple([tickets.popleft() for _ in range(min(count, len(tickets)))])
-        number = page.tickets[0] >> TICKET_SHIFT
         # They answer the first tickets, which are of one batch, or else the user's code has written this.
         if heads != page.tickets or max(heads) >> TICKET_SHIFT != min(heads) >> TICKET_SHIFT:
             tickets.extendleft(reversed(heads))
@@ -192,12 +191,11 @@ class Feeder:
         batch = self._ledger.batch_of(page.tickets[0])
         if batch is None:
             return count
-        indices = [ticket & INDEX_MASK for ticket in heads]
         if batch.doubled or batch.cancelled or batch.arenas:
-            for index, result in zip(indices, results_on(page), strict=True):
-                self._finish(member, batch, number << TICKET_SHIFT | index, result)
+            for ticket, result in zip(heads, results_on(page), strict=True):
+                self._finish(member, batch, ticket, result)
         else:
-            self._ledger.finish_page(batch, indices, page)
+            self._ledger.finish_page(batch, [ticket & INDEX_MASK for ticket in heads], page)
         return count
 
     def look_for_unsent(self, now: float) -> None:

@@ -333,6 +333,19 @@ def test_its_exception_comes_too(runner: Runner) -> None:
     assert type(load_exception(result.body)) is ValueError
 
 
+def test_its_exception_comes_although_it_has_left_a_trace_function(runner: Runner) -> None:
+    """The trace function, which raises, is removed before any function of pywren is called."""
+
+    def trace_and_raise(_: Any) -> None:
+        trace_with_errors()
+        raise ValueError("own")
+
+    result = run(runner, Function("traces and raises", dumps(trace_and_raise)), 0)
+    assert result.success is False
+    assert result.body is not None
+    assert type(load_exception(result.body)) is ValueError
+
+
 def test_a_call_that_cannot_begin_runs_elsewhere(runner: Runner) -> None:
     """Damage that shows only when an argument is loaded is also blamed on the earlier call."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
-import time
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 import executors
 import hostile
@@ -39,30 +39,60 @@ def speaks_later(address):
     print("hello")
 
 
-def shown(capsys, count):
-    """Return the lines with an id in both streams when all callbacks have run; ``run_jobs`` shows lines without one.
+class Screen:
+    """Stands in for ``sys.stdout`` or ``sys.stderr``.
+
+    One thread may read it while another writes. ``capsys`` loses what is written while ``readouterr`` empties it.
+    """
+
+    def __init__(self):
+        self._pieces = []
+
+    def write(self, text):
+        self._pieces.append(text)
+        return len(text)
+
+    def flush(self):
+        pass
+
+    @property
+    def text(self):
+        return "".join(self._pieces)
+
+
+@contextmanager
+def screens():
+    """Have a screen for each stream of this process."""
+    out, err = Screen(), Screen()
+    with redirect_stdout(out), redirect_stderr(err):
+        yield out, err
+
+
+def shown(screens, future, count):
+    """Return what both streams show of the callset of a future, when all callbacks have run.
+
+    Callbacks may show lines of earlier tests meanwhile, and ``run_jobs`` shows lines without an id.
 
     Args:
         count: how many lines there must be: a program that has waited may go on before the callbacks are queued.
     """
-    found = [], []
+    label = f"[{future.callset_id[:8]}/"
 
-    def have_come():
+    def lines():
         assert not callbacks.finish(executors.WAIT)
-        for lines, text in zip(found, capsys.readouterr(), strict=True):
-            lines.extend(line for line in text.splitlines() if line.startswith("["))
-        return sum(map(len, found)) >= count
+        return [sorted(line for line in screen.text.splitlines() if line.startswith(label)) for screen in screens]
 
-    assert wait_until(have_come)
-    return [sorted(lines) for lines in found]
+    assert wait_until(lambda: sum(map(len, lines())) >= count)
+    return lines()
 
 
-def test_lines_come_with_the_id_of_their_call(ready, capsys):
+def test_lines_come_with_the_id_of_their_call(ready):
     """Of calls that return and calls that raise; the program need not ask for any result."""
-    futures = ready.map(speaks, [1, 2], show_output=True)
-    pywren.wait(futures)
+    with screens() as seen:
+        futures = ready.map(speaks, [1, 2], show_output=True)
+        pywren.wait(futures)
+        out, err = shown(seen, futures[0], 6)
     label = f"[{futures[0].callset_id[:8]}/"
-    out, err = shown(capsys, 6)
     assert out == [f"{label}00000] out 1", f"{label}00001] out 2"]
     assert err == [
         f"{label}00000] and two of 1",
@@ -74,7 +104,7 @@ def test_lines_come_with_the_id_of_their_call(ready, capsys):
     assert futures[0].run_status["stdout"] == "out 1\n"
 
 
-def test_lines_appear_while_a_call_runs(tmp_path_factory, capsys):
+def test_lines_appear_while_a_call_runs(tmp_path_factory):
     """In memory on this machine; a line that has no end yet appears when the call has ended."""
 
     def speaks_in_between(address):
@@ -83,19 +113,18 @@ def test_lines_appear_while_a_call_runs(tmp_path_factory, capsys):
         print("over", flush=True)
         print("no end", end="", flush=True)
 
-    out = ""
-    with executors.make("local", tmp_path_factory.mktemp("home")) as made, executors.Presence() as presence:
+    with (
+        executors.make("local", tmp_path_factory.mktemp("home")) as made,
+        executors.Presence() as presence,
+        screens() as seen,
+    ):
         future = made.executor.call_async(speaks_in_between, presence.address, show_output=True)
         assert presence.wait()
-        deadline = time.monotonic() + executors.WAIT
-        while not out and time.monotonic() < deadline:
-            time.sleep(0.001)
-            out = capsys.readouterr().out
         label = f"[{future.callset_id[:8]}/00000] "
-        assert out == f"{label}before\n"
+        assert shown(seen, future, 1) == [[f"{label}before"], []]
         presence.let_go()
         future.result(executors.WAIT)
-        assert capsys.readouterr().out == f"{label}begun: over\n{label}no end\n"
+        assert shown(seen, future, 3) == [[f"{label}before", f"{label}begun: over", f"{label}no end"], []]
     assert future.run_status["stdout"] == "before\nbegun: over\nno end"
 
 
@@ -115,25 +144,29 @@ def test_a_line_without_an_end_does_not_pile_up():
     assert found[-1] == ("stderr", "[a] rest\n")
 
 
-def test_a_single_call(ready, capsys):
+def test_a_single_call(ready):
     """``call_async`` takes the option too."""
-    future = ready.executor.call_async(print, "hello", show_output=True)
-    ready.run()
-    assert future.result() is None
-    assert shown(capsys, 1) == [[f"[{future.callset_id[:8]}/{future.call_id}] hello"], []]
+    with screens() as seen:
+        future = ready.executor.call_async(print, "hello", show_output=True)
+        ready.run()
+        assert future.result() is None
+        assert shown(seen, future, 1) == [[f"[{future.callset_id[:8]}/{future.call_id}] hello"], []]
 
 
-def test_nothing_is_shown_unless_asked_for(ready, capsys):
+def test_nothing_is_shown_unless_asked_for(ready):
     """Silent calls and calls that are cancelled before they print show nothing either."""
-    pywren.wait(ready.map(speaks, [1]))
-    silent = ready.map(abs, [1], show_output=True)
-    pywren.wait(silent)
-    with executors.Presence() as presence:
-        cancelled = ready.executor.call_async(speaks_later, presence.address, show_output=True)
-        assert cancelled.cancel()
-        pywren.wait([cancelled])
-        # Within the block: its end lets the call go on, whose process may not be killed yet.
-        assert shown(capsys, 0) == [[], []]
+    with screens() as seen:
+        unasked = ready.map(speaks, [1])
+        pywren.wait(unasked)
+        silent = ready.map(abs, [1], show_output=True)
+        pywren.wait(silent)
+        with executors.Presence() as presence:
+            cancelled = ready.executor.call_async(speaks_later, presence.address, show_output=True)
+            assert cancelled.cancel()
+            pywren.wait([cancelled])
+            # Within the block: its end lets the call go on, whose process may not be killed yet.
+            for future in (unasked[0], silent[0], cancelled):
+                assert shown(seen, future, 0) == [[], []]
 
 
 def test_a_program_that_ends_has_shown_everything():

@@ -32,6 +32,7 @@ from pywren.exceptions import ArgumentError, StorageError
 from pywren.future import ResponseFuture
 from pywren.pickling.adapters import Application, Initialized, Reduction, is_adapter
 from pywren.pickling.mentions import Mentions
+from pywren.pickling.packed import Scalars
 from pywren.runtime import check_runtime, get_runtime_info
 from pywren.serialize import Serializer
 from pywren.serialize._skew import warn_of_skew
@@ -850,7 +851,7 @@ class Executor(MoreVerbs):
         inputs = Inputs(as_values=as_values, at_once=at_once, mentions=mentions)
         function, pickled, modules = self.serializer.pack_call(
             func,
-            inputs.watch(items),
+            Scalars.of(items) or inputs.watch(items),
             out_of_band=dispatcher.out_of_band,
             persistent_id=inputs.persistent_id,
             exclude_modules=arguments.checked_excludes(exclude_modules),

@@ -81,21 +81,13 @@ class ResponseFuture(CallState[R]):
         callset_id: str,
         invoke_metadata: dict[str, Any] | None = None,
         storage_path: Sequence[str] | None = None,
-        *,
-        origin: Origin | None = None,
     ) -> None:
-        # Do not call super().__init__(): it makes a lock and two lists, for which CallState has defaults.
-        self.call_id = call_id
-        self.callset_id = callset_id
-        if origin is not None:
-            self._origin = origin
-            self._shared = origin.callset.condition
-        elif invoke_metadata is not None and storage_path is not None:
+        # A future without a callset: 0.4's state *new*. Its own condition, since no other future shares its life.
+        self._begin(call_id, callset_id, OneStepCondition(), None)
+        if invoke_metadata is not None and storage_path is not None:
             self._join(storage_path, invoke_metadata)
         else:
             self._metadata = invoke_metadata
-            # A future without a callset: 0.4's state *new*. Its own condition, since no other future shares its life.
-            self._shared = OneStepCondition()
 
     def _join(self, storage_path: Sequence[str], facts: dict[str, Any]) -> None:
         """Attach this future, which a program written for 0.4 made by hand, to the call in the storage."""
@@ -467,11 +459,21 @@ class ResponseFuture(CallState[R]):
 
 def futures_of(origin: Origin, call_ids: Iterable[str]) -> list[ResponseFuture]:
     """Make the futures of some calls of one callset, and make the origin responsible for them."""
-    callset_id = origin.callset.id
     # Before the calls are invoked, so that cancel_all() on another thread finds them.
     origin.callset.origin = weakref.ref(origin)
-    futures = [ResponseFuture(call_id, callset_id, origin=origin) for call_id in call_ids]
+    futures = new_futures(origin, call_ids)
     origin.take(futures)
+    return futures
+
+
+def new_futures(origin: Origin, call_ids: Iterable[str]) -> list[ResponseFuture]:
+    """Make the futures of some calls of one callset, of which the origin does not know yet."""
+    callset_id, condition, new = origin.callset.id, origin.callset.condition, ResponseFuture.__new__
+    futures: list[ResponseFuture] = []
+    for call_id in call_ids:
+        one = new(ResponseFuture)
+        one._begin(call_id, callset_id, condition, origin)
+        futures.append(one)
     return futures
 
 

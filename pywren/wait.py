@@ -55,7 +55,12 @@ def wait(
         StorageError: the storage of some futures could not be reached for a minute. The calls continue; ``wait`` may be
             called again.
     """
-    futures = list_of(fs, "wait()")
+    return _wait(list_of(fs, "wait()"), return_when, timeout, progress)
+
+
+def _wait(
+    futures: list[Any], return_when: int, timeout: float | None, progress: bool | str
+) -> tuple[list[Any], list[Any]]:
     # A future that is listed twice would be counted twice, and the countdown would end too early. By identity: copies
     # of one future are counted separately.
     distinct = futures
@@ -123,7 +128,7 @@ def get_all_results(
     futures = list_of(fs, "get_all_results()")
     # First wait for all, on one countdown: result() of each in turn would wake this thread once for every call, and
     # raise the first error while later calls still run.
-    _, not_done = wait(futures, timeout=timeout, progress=progress)
+    _, not_done = _wait(futures, ALL_COMPLETED, timeout, progress)
     if not_done:
         what = f"{len(not_done)} of {len(futures)} calls have not ended after {timeout} s"
         raise waiting.time_out(what, not_done, "they are still running")

@@ -17,7 +17,7 @@ from pywren.client import call_state, waiting
 from pywren.client.callset import Callset
 from pywren.client.verdict import Verdict
 from pywren.exceptions import ArgumentError, CallCancelledError, CallLostError, StorageError, WaitTimeoutError
-from pywren.future import JobState, ResponseFuture
+from pywren.future import JobState, ResponseFuture, new_futures
 from pywren.system.callbacks import callbacks
 
 WAIT = 60
@@ -36,7 +36,7 @@ class Origin:
         self.withdrawn = 0
 
     def future(self, call_id="00000"):
-        return ResponseFuture(call_id, "a-callset", origin=self)
+        return new_futures(self, [call_id])[0]
 
     def take(self, futures):
         pass
@@ -380,7 +380,7 @@ class TestTrouble:
         error.__cause__ = OSError("the wire")
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
             waits = [pool.submit(items[0].result), pool.submit(waiting.await_all, items, 60)]
-            while sum(len(item._installed or ()) for item in items) < 3:
+            while sum(len(item._waiting) for item in items) < 3:
                 threading.Event().wait(0.001)
             waiting.report_trouble(items, error, time.monotonic())
             raised = [wait.exception(60) for wait in waits]

@@ -686,7 +686,7 @@ def test_an_input_is_freed_when_the_program_drops_it(ready, pool, presence):
     presence.let_go()
     assert following.result(WAIT) is False
     assert first.result(WAIT) == "on time"
-    assert not [one for one in first._installed or () if type(one).__name__.endswith("Teller")]
+    assert not [one for one in first._waiting if type(one).__name__.endswith("Teller")]
 
 
 def test_a_pickled_future_of_a_call_that_is_held(ready, pool, presence):

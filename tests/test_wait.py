@@ -138,7 +138,7 @@ def test_waiters_are_removed_again():
     (item,) = some(1)
     for _ in range(5):
         pywren.wait([item], timeout=0.001)
-    assert not item._installed
+    assert not item._waiting
 
 
 def test_get_all_results_with_exceptions_among_them():
@@ -218,7 +218,7 @@ class TestAsCompleted:
         assert next(completed) is items[1]
         with pytest.raises(WaitTimeoutError, match=r"2 of 3 calls have not ended after 0\.01 s"):
             next(completed)
-        assert not items[0]._installed
+        assert not items[0]._waiting
 
     def test_nothing_is_left_behind(self):
         """An iterator that is closed early leaves no waiter, and keeps no future that it has returned."""
@@ -229,7 +229,7 @@ class TestAsCompleted:
         del items[0]
         assert reference() is None
         completed.close()
-        assert not any(item._installed for item in items)
+        assert not any(item._waiting for item in items)
 
     def test_of_nothing(self):
         """No futures are completed at once."""

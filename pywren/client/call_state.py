@@ -55,7 +55,7 @@ DONE = frozenset({FINISHED, CANCELLED_AND_NOTIFIED})
 
 _shared_by = attrgetter("_shared")
 
-# Guards the making of conditions and of lists of waiters. It is the innermost lock. Reentrant, because an allocation
+# Guards the making of conditions. It is the innermost lock. Reentrant, because an allocation
 # under it may run the garbage collector, and that any destructor.
 _making = threading.RLock()
 _conditions: weakref.WeakSet[threading.Condition] = weakref.WeakSet()  # all that ``_making`` has made
@@ -74,31 +74,51 @@ in_each_child(_conditions, threading.Condition.__init__)
 class CallState(concurrent.futures.Future[R]):
     """The state of one call, and the waiters to notify when it ends. It is generic in what the function returns.
 
-    Subclasses set ``call_id``, ``callset_id`` and ``_shared``. The modules of ``pywren.client`` and
+    Subclasses call ``_begin``. The modules of ``pywren.client`` and
     ``pywren.future`` use the underscored names; programs must not.
     """
 
+    # A map may make ten thousand futures. The fields that change in each have slots, because giving an object a further
+    # attribute takes five times as long. All others have defaults in this class.
+    __slots__ = (
+        "_awaited",
+        "_collected",
+        "_origin",
+        "_result",
+        "_shared",
+        "_state",
+        "_verdict",
+        "_waiting",
+        "call_id",
+        "callset_id",
+    )
+
     call_id: str
     callset_id: str
-    _shared: threading.Condition  # the callset's
-    # A class attribute, so that making a future does not assign it. Only polls of a storage count.
-    status_query_count = 0
+    status_query_count = 0  # of a storage
 
-    # The fields of the base class, with defaults in this class. A map may make ten thousand futures, and most of the
-    # time would be spent on making a lock and two lists for each of them.
-    _state = PENDING
-    _result: Any = None
+    # The fields of the base class. ``_begin`` does without its lock and two lists.
+    _state: str
+    _result: Any
     _exception: BaseException | None = None
-    _installed: list[Any] | None = None  # the base class's ``_waiters``
+    _installed: list[Any] | None = None  # the base class's ``_waiters``: only those of the standard library
     _callbacks: list[Callable[[Any], object]] | None = None  # the base class's ``_done_callbacks``
     # Fields that the base class does not have.
+    _shared: threading.Condition  # the callset's
+    _waiting: tuple[Waiter, ...]  # pywren's own waiters; futures that have the same ones share the tuple
     _own_condition: threading.Condition | None = None  # made by ``_condition``
-    _origin: Origin | None = None
-    _verdict: Verdict | Ends | None = None
-    _collected = False  # whether the program has received the outcome
+    _origin: Origin | None
+    _verdict: Verdict | Ends | None
+    _collected: bool  # whether the program has received the outcome
     _promised = False  # whether the program may rely on the outcome as if it had waited: 0.4's reduce() waited
-    _awaited = False  # whether anything has asked for the outcome; only then is a big output fetched
+    _awaited: bool  # whether anything has asked for the outcome; only then is a big output fetched
     _stored: Status | None = None  # the believed status of a call that returned, while its output is only in a storage
+
+    def _begin(self, call_id: str, callset_id: str, shared: threading.Condition, origin: Origin | None) -> None:
+        """Give the fields their first values, in place of ``__init__`` of the base class."""
+        self.call_id, self.callset_id, self._shared, self._origin = call_id, callset_id, shared, origin
+        self._state, self._result, self._verdict, self._waiting = PENDING, None, None, ()
+        self._awaited = self._collected = False
 
     # The caller usually holds a condition here. Inside it the origin may take its own lock, and then the monitor's,
     # but never the condition of another callset.
@@ -119,17 +139,9 @@ class CallState(concurrent.futures.Future[R]):
 
     def _waiters_for_stdlib(self) -> list[Any]:
         # The standard library appends its waiters here, holding ``_condition``. Code that reads this wants the outcome.
-        waiters = self._waiter_list()
-        self._expect()
-        return waiters
-
-    def _waiter_list(self) -> list[Any]:
-        # pywren's threads come here with ``_shared`` held, the standard library's with ``_condition``: only ``_making``
-        # keeps the two from making a list each. To append to a list is atomic.
         if self._installed is None:
-            with _making:
-                if self._installed is None:
-                    self._installed = []
+            self._installed = []
+        self._expect()
         return self._installed
 
     if not TYPE_CHECKING:
@@ -185,7 +197,9 @@ def _settle(first: CallState, ends: Iterable[_Ending]) -> None:
     with first._shared:
         ended: list[CallState] = []
         apart: list[_Ending] = []
-        told: dict[int, tuple[Any, list[CallState]]] = {}
+        told: dict[int, tuple[tuple[Waiter, ...], list[CallState]]] = {}
+        last: tuple[Waiter, ...] = ()
+        group: list[CallState] = []
         # While this thread has ``_making``, the standard library gets no new condition. Whoever gets one afterwards
         # sees the final state.
         with _making:
@@ -194,23 +208,25 @@ def _settle(first: CallState, ends: Iterable[_Ending]) -> None:
                     apart.append((future, value, error, known))
                 elif _end(future, value, error, known):
                     ended.append(future)
-                    # A thread that sees the final state may still install a waiter, which has counted this future as
-                    # done and must not hear of it again. So the future gives its list away. Without a condition of its
-                    # own, it has none of the standard library's waiters, which expect to find themselves in the list.
-                    waiters, future._installed = future._installed, None
-                    for waiter in waiters or ():
-                        told.setdefault(id(waiter), (waiter, []))[1].append(future)
+                    if waiters := future._waiting:
+                        # What a waiter calls may refer to the future: as a cycle, the two would keep a big result until
+                        # the garbage collector runs.
+                        future._waiting = ()
+                        if waiters is not last:  # most often all have the same ones
+                            last, (_, group) = waiters, told.setdefault(id(waiters), (waiters, []))
+                        group.append(future)
         # Still under the condition. A waiter that uninstall() removes concurrently is either notified here or already
         # gone.
-        for waiter, futures in told.values():
-            _notify_of(futures, waiter)
+        for waiters, futures in told.values():
+            for waiter in waiters:
+                waiter.add_all(futures)
         for future, value, error, known in apart:
             condition = future._own_condition
             if condition is not None:
                 with condition:
                     if _end(future, value, error, known):
                         ended.append(future)
-                        _notify_all(future, tuple(future._installed or ()))
+                        _notify_all(future)
                         condition.notify_all()  # for code that calls the base class's methods, such as its result()
         for future in ended:
             if future._callbacks is not None:
@@ -228,14 +244,16 @@ def _end(future: CallState, value: Any, error: BaseException | None, known: Verd
     """Give a future its final state, unless it has one. Two polls, or a poll and cancel(), may settle one call."""
     if future._state in DONE:
         return False
-    future._result, future._exception, future._verdict = value, error, known
+    future._result, future._verdict = value, known
+    if error is not None:
+        future._exception = error
     # Set the state last: other threads read the state without a lock, and then read the other fields.
     future._state = CANCELLED_AND_NOTIFIED if isinstance(error, CallCancelledError) else FINISHED
     return True
 
 
 class Waiter:
-    """A waiter of pywren. It is told of many futures at once, and ``settle`` removes it from their lists."""
+    """A waiter of pywren. It is told of many futures at once, and ``settle`` removes it from them."""
 
     def add_all(self, futures: Sequence[CallState]) -> None:
         """Take note that futures have ended.
@@ -246,25 +264,16 @@ class Waiter:
         raise NotImplementedError
 
 
-def _notify_all(future: CallState, waiters: Sequence[Any]) -> None:
+def _notify_all(future: CallState) -> None:
+    waiters, future._waiting = future._waiting, ()
     for waiter in waiters:
-        _notify_of([future], waiter)
-    if future._installed and any(isinstance(waiter, Waiter) for waiter in waiters):
-        # What a teller calls may refer to the future: as a cycle, the two would keep a big result until the garbage
-        # collector runs. The standard library removes its own waiters, and expects to find them.
-        future._installed[:] = [waiter for waiter in future._installed if not isinstance(waiter, Waiter)]
-
-
-def _notify_of(futures: Sequence[CallState], waiter: Any) -> None:
-    """Notify one waiter that futures have ended: one of ``concurrent.futures`` with the method that it expects."""
-    if isinstance(waiter, Waiter):
-        waiter.add_all(futures)
-        return
-    for future in futures:
-        _notify(waiter, future)
+        waiter.add_all([future])
+    for installed in tuple(future._installed or ()):  # they stay there: the standard library removes its own
+        _notify(installed, future)
 
 
 def _notify(waiter: Any, future: CallState) -> None:
+    """Notify a waiter of the standard library that a future has ended."""
     if future._state == CANCELLED_AND_NOTIFIED:
         waiter.add_cancelled(future)
     elif future._exception is not None:
@@ -288,7 +297,7 @@ def mark_stored(future: CallState, status: Status) -> None:
         status: its status, which is believed.
     """
     with future._shared:
-        enders = [one for one in future._installed or () if isinstance(one, _EndTeller)]
+        enders = [one for one in future._waiting if isinstance(one, _EndTeller)]
         if future._state in DONE:
             return
         if status.exception_traceback is not None:
@@ -296,9 +305,9 @@ def mark_stored(future: CallState, status: Status) -> None:
             future._awaited = future._awaited or bool(enders)
             return
         future._stored = status
+        # Removed first: when the output is fetched later, ``settle`` must not tell them a second time.
+        future._waiting = tuple([one for one in future._waiting if not isinstance(one, _EndTeller)])
         for one in enders:
-            # Removed first: when the output is fetched later, ``settle`` must not tell it a second time.
-            future._waiter_list().remove(one)
             one.add_all([future])  # under the condition, as ``settle`` does
 
 
@@ -309,6 +318,7 @@ def forget_parent_threads(condition: threading.Condition, futures: Iterable[Call
     # locked.
     threading.Condition.__init__(condition)
     for future in futures:
+        future._waiting = ()
         future._installed = future._callbacks = None
 
 
@@ -322,15 +332,16 @@ _AT_ONCE = 200
 def install(waiter: Waiter, futures: Sequence[CallState]) -> list[CallState]:
     """Add a waiter to the waiters of the futures that are not done, and return those futures."""
     waiting: list[CallState] = []
+    before: tuple[Waiter, ...] = ()
+    after: tuple[Waiter, ...] = (waiter,)
     # A look without the condition first: for finished futures, waiting again costs no lock at all.
     for siblings in _siblings([future for future in futures if future._state not in DONE]):
-        with siblings[0]._shared, _making:
+        with siblings[0]._shared:
             for future in siblings:
                 if future._state not in DONE:  # the call may have ended before this thread got the condition
-                    if future._installed is None:
-                        future._installed = [waiter]
-                    else:
-                        future._installed.append(waiter)
+                    if future._waiting is not before:
+                        before, after = future._waiting, (*future._waiting, waiter)
+                    future._waiting = after
                     waiting.append(future)
     return waiting
 
@@ -340,8 +351,8 @@ def uninstall(waiter: Waiter, futures: Sequence[CallState]) -> None:
     for siblings in _siblings(futures):
         with siblings[0]._shared:
             for future in siblings:
-                if future._installed and waiter in future._installed:  # a forked child has dropped the list
-                    future._installed.remove(waiter)
+                if waiter in future._waiting:  # not in a forked child
+                    future._waiting = tuple([one for one in future._waiting if one is not waiter])
 
 
 def _siblings(futures: Sequence[CallState]) -> Iterator[list[CallState]]:
@@ -456,7 +467,7 @@ def tell_when_ended(future: CallState, function: Callable[[CallState], object]) 
     """
     with future._shared:
         if not has_ended(future):
-            future._waiter_list().append(_EndTeller(function))
+            future._waiting = (*future._waiting, _EndTeller(function))
             if future._origin is not None:
                 future._origin.expect((future,))  # and not _expect(), which would have the output fetched
             return
@@ -471,7 +482,7 @@ def tell_when_done(future: CallState, function: Callable[[CallState], object]) -
     """
     with future._shared:
         if future._state not in DONE:
-            future._waiter_list().append(_Teller(function))
+            future._waiting = (*future._waiting, _Teller(function))
             future._expect()
             return
     # The future was done already, so this thread calls the function itself, without the condition.

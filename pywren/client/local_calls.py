@@ -50,8 +50,8 @@ from pywren.exceptions import (
     ResultSerializationError,
     StorageError,
 )
-from pywren.future import ResponseFuture, futures_of
-from pywren.pickling.packed import Packed
+from pywren.future import ResponseFuture, futures_of, new_futures
+from pywren.pickling.packed import Packed, size_of
 from pywren.storage import Storage
 from pywren.system import file_locks
 from pywren.system.forks import in_each_child
@@ -66,7 +66,7 @@ from pywren.worker.pages import Page
 from pywren.worker.parent.lifetime import Use
 from pywren.worker.protocol import results_on
 from pywren.worker.task import Function, Repeat, RunResult
-from pywren.wrenutil import create_call_id
+from pywren.wrenutil import create_call_id, create_call_ids
 
 if TYPE_CHECKING:
     from pywren.client.driver.driver import Attempt
@@ -102,7 +102,7 @@ class _Sent(NamedTuple):
     def of(cls, submission: Submission) -> _Sent:
         """Copy the figures of a submission, so that the arguments themselves need not be kept in memory."""
         return cls(
-            sum([packed.size for packed in submission.arguments]),
+            size_of(submission.arguments),
             submission.function.size + sum(map(len, submission.modules.values())),
             submission.options.get("use_cached_runtime", True),
             submission.extra_env,
@@ -168,7 +168,7 @@ class LocalCallset:
     ) -> list[ResponseFuture]:
         """Submit the calls to the pool and return their futures."""
         # All futures exist before the pool knows of the calls: the pump may report a result before submit() returns.
-        futures = futures_of(self, map(create_call_id, range(len(submission.arguments))))
+        futures = futures_of(self, create_call_ids(len(submission.arguments)))
         held, references = _inputs_of(submission)
         if self._policy.backup:
             self._attempts.watch([one.call_id for index, one in enumerate(futures) if index not in held])
@@ -222,7 +222,7 @@ class LocalCallset:
     def _add(self, batch: Any, argument: Packed) -> ResponseFuture | None:
         # Not a count of futures: if Ctrl-C interrupts this method, the pool may have a call that has no future.
         index = len(batch.entries)
-        future = ResponseFuture(create_call_id(index), self.callset.id, origin=self)
+        future = new_futures(self, [create_call_id(index)])[0]
         self._futures[index] = future  # before the pool knows of the call, whose result may arrive at once
         is_added = False
         try:

@@ -303,6 +303,7 @@ class StagedDispatcher:
 
     def _stage(self, submission: Submission, following: Container[str]) -> tuple[Call, dict[str, dict[str, Any]]]:
         """Store what the calls need. Return a call that has what they share, and the further fields of each."""
+        submission = submission._replace(arguments=list(submission.arguments))  # each argument is pickled once
         callset, options = submission.callset, submission.options
         staged = StagedFunction(submission.function.data, submission.modules).encode()
         self._check_objects(staged, submission.arguments)

@@ -18,6 +18,8 @@ import time
 import weakref
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING, Protocol
 
 from pywren.client.call_state import DONE, CallState, Waiter, install, uninstall
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from pywren.client.protocols import Origin
 
 logger = logging.getLogger(__name__)
+
+_origin_of = attrgetter("_origin")
 
 SILENCE = 60.0
 """Seconds without any result after which a waiting thread has the origins log why no results arrive."""
@@ -334,7 +338,7 @@ def report_trouble(futures: Sequence[CallState], error: PywrenError, since: floa
         return
     with futures[0]._shared:  # the callset's condition guards all these lists
         # Copy them out and notify them below. A set, because one countdown is installed in many of these futures.
-        waiters = {waiter for one in futures for waiter in one._installed or () if isinstance(waiter, _Waiter)}
+        waiters = {waiter for one in futures for waiter in one._waiting if isinstance(waiter, _Waiter)}
     for waiter in waiters:  # the thread of a waiter may have stopped waiting; then nothing reads its gate
         # A thread that has just begun to wait has not been patient yet; its own poll decides.
         if waiter.began <= since:
@@ -428,7 +432,7 @@ def poll(futures: Iterable[CallState]) -> None:
 
 def _by_origin(futures: Iterable[CallState]) -> list[tuple[Origin, list[CallState]]]:
     groups: dict[int, tuple[Origin, list[CallState]]] = {}
-    for future in futures:
-        if future._origin is not None:
-            groups.setdefault(id(future._origin), (future._origin, []))[1].append(future)
+    for origin, group in groupby(futures, _origin_of):
+        if origin is not None:
+            groups.setdefault(id(origin), (origin, []))[1].extend(group)
     return list(groups.values())

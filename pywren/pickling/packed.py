@@ -8,19 +8,21 @@ from __future__ import annotations
 import functools
 import io
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, overload
 
 from pywren.exceptions import ResultSerializationError, SerializationError
 from pywren.pickling import large_pickles
 from pywren.pickling.format import NAMES_FOLLOW, PROTOCOL, PersistentId
 from pywren.pickling.mentions import Mentions
-from pywren.pickling.plain_values import ATOMS, is_plain, scalar_template
+from pywren.pickling.plain_values import ATOMS, is_plain, largest_scalar, scalar_template
 from pywren.pickling.remote_errors import text_of
 
 OUT_OF_BAND_MIN = 64 * 1024
 """The smallest buffer, in bytes, to keep out of the pickle. Smaller ones cost less to copy than to send separately."""
+
+_LARGEST_SCALAR = 4096  # bytes of memory; bigger ones are few, and not worth to be pickled more than once
 
 # Saved before any of the user's code can replace them.
 _plain_dumps, _plain_loads = pickle.dumps, pickle.loads
@@ -42,6 +44,48 @@ class Packed(NamedTuple):
         """The size of the pickle and its buffers together, in bytes."""
         size = len(self.data)
         return size + sum(buffer.raw().nbytes for buffer in self.buffers) if self.buffers else size
+
+
+class Scalars(Sequence[Packed]):
+    """Numbers and strings, each of which is pickled when it is taken.
+
+    Long maps have items of these types. What can do without the pickles takes the ``values`` instead.
+
+    Args:
+        values: the numbers and strings. The list must not change.
+        largest: how many bytes of memory the largest of them has.
+    """
+
+    def __init__(self, values: list[Any], largest: int) -> None:
+        self.values = values
+        self.largest = largest
+
+    @classmethod
+    def of(cls, items: list[Any]) -> Scalars | None:
+        """Return the items as scalars, or ``None`` if some of them are of another type or big."""
+        largest = largest_scalar(items)
+        return None if largest is None or largest > _LARGEST_SCALAR else cls(items, largest)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @overload
+    def __getitem__(self, index: int) -> Packed: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Scalars: ...
+
+    def __getitem__(self, index: int | slice) -> Packed | Scalars:
+        if isinstance(index, slice):
+            return Scalars(self.values[index], self.largest)
+        return Packed(_plain_dumps(self.values[index], PROTOCOL))
+
+
+def size_of(packed: Sequence[Packed]) -> int:
+    """Return the size of pickled objects together, in bytes. For scalars, it is that of one pickle of them all."""
+    if isinstance(packed, Scalars):
+        return len(_plain_dumps(packed.values, PROTOCOL))
+    return sum([one.size for one in packed])
 
 
 # -- writing -------------------------------------------------------------------------------------------------

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import functools
 import pickle
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pywren.pickling.format import PROTOCOL
 
 ATOMS: frozenset[type] = frozenset({int, float, str, bytes, bool, type(None), complex, bytearray, type(...)})
 """Built-in types whose instances contain no other objects."""
+
+SCALARS: frozenset[type] = frozenset({int, float, str, bool})
+"""The types of which the items of most long maps are. Their instances never change, so they need no snapshot."""
 
 _CONTAINERS: frozenset[type] = frozenset({list, tuple, set, frozenset})
 _CONTAINER_DEPTH = 3  # deeper containers are rare, and checking them would take longer than cloudpickle
@@ -22,6 +26,14 @@ _NUMPY_SCALARS = frozenset({
 })
 # fmt: on
 _FIXED_SCALARS = frozenset({"int32", "int64", "uint32", "uint64", "float32", "float64", "complex64", "complex128"})
+
+
+def largest_scalar(items: Sequence[Any]) -> int | None:
+    """Return how many bytes of memory the largest item has; ``None`` if there are none, or not all are scalars."""
+    try:
+        return max(map(sys.getsizeof, items)) if items and set(map(type, items)) <= SCALARS else None
+    except TypeError:  # a metaclass whose classes have no hash
+        return None
 
 
 def is_plain(obj: Any, depth: int = 0) -> bool:

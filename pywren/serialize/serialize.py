@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Collection, Container, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from pywren.pickling.format import PROTOCOL, PersistentId
+from pywren.pickling.format import PersistentId
 from pywren.pickling.mentions import Mentions
-from pywren.pickling.packed import Packed, dump, dumps, raise_unpicklable
+from pywren.pickling.packed import Packed, Scalars, dump, dumps, raise_unpicklable
 from pywren.serialize._imports import imports_of_code
 from pywren.serialize._modules import Module, check_size, contents_of, files_below, files_of
 from pywren.serialize._repeats import Repeats, State
@@ -27,7 +26,7 @@ class PackedCalls(NamedTuple):
     """
 
     func: Packed
-    items: list[Packed]
+    items: Sequence[Packed]
     modules: dict[str, bytes]
 
 
@@ -48,7 +47,7 @@ class Serializer:
     def pack_call(
         self,
         func: Any,
-        items: Iterable[Any],
+        items: Iterable[Any] | Scalars,
         *,
         out_of_band: bool = False,
         persistent_id: PersistentId | None = None,
@@ -59,7 +58,8 @@ class Serializer:
 
         Args:
             func: the function.
-            items: one argument per call. The items are taken one at a time, after the function is pickled.
+            items: one argument per call. The items are taken one at a time, after the function is pickled. Scalars are
+                returned as they are.
             out_of_band: keep big buffers outside the pickles, as views of the objects' own memory.
             persistent_id: returns what to send in place of a future. While the function is pickled, which happens
                 first, it may return only finished futures that contain their values.
@@ -72,8 +72,9 @@ class Serializer:
         """
         mentions = Mentions() if mentions is None else mentions
         packed_func = self._pack_function(func, out_of_band, persistent_id, mentions)
-        packed_items = _pack_items(items, out_of_band, persistent_id, mentions)
-        return PackedCalls(packed_func, packed_items, self._modules(mentions, exclude_modules or ()))
+        if not isinstance(items, Scalars):
+            items = _pack_items(items, out_of_band, persistent_id, mentions)
+        return PackedCalls(packed_func, items, self._modules(mentions, exclude_modules or ()))
 
     def pack_object(
         self, obj: Any, *, persistent_id: PersistentId | None = None, mentions: Mentions
@@ -124,15 +125,10 @@ def _pack_items(
     items: Iterable[Any], out_of_band: bool, persistent_id: PersistentId | None, mentions: Mentions
 ) -> list[Packed]:
     packed: list[Packed] = []
-    append, plain = packed.append, pickle.dumps
     item: Any = None
     try:
         for item in items:
-            kind = type(item)
-            if kind is int or kind is float or kind is str or kind is bool:  # fast: maps have thousands of items
-                append(Packed(plain(item, PROTOCOL)))
-            else:
-                append(dump(item, out_of_band=out_of_band, persistent_id=persistent_id, mentions=mentions))
+            packed.append(dump(item, out_of_band=out_of_band, persistent_id=persistent_id, mentions=mentions))
     except Exception as error:  # noqa: BLE001 - __reduce__ of the user's classes may raise anything
         raise_unpicklable(item, error, f"argument {len(packed)}", persistent_id=persistent_id)
     return packed

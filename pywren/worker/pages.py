@@ -43,7 +43,7 @@ SECONDS = 0.001
 # Of the machine's own kind, so that it is written in one store.
 _HEAD = struct.Struct("@Q")  # the number of the page, shifted by ``_SHIFT``, and how many results are on it
 _SHIFT = 16
-_ENTRY = struct.Struct("<QdQ")  # ticket, seconds that the function ran, where its value ends
+_ENTRY = struct.Struct("@QdQ")  # ticket, seconds that the function ran, where its value ends among the values
 _ENTRIES = 64
 _VALUES = _ENTRIES + MOST_RESULTS * _ENTRY.size
 _SIZE = 64 * 1024  # so that a page fits into one frame
@@ -63,7 +63,7 @@ class Page(NamedTuple):
     data: Sequence[bytes]
 
 
-_EMPTY = Page((), (), ())
+_EMPTY = Page([], [], [])
 
 
 def create() -> UnlinkedFile:
@@ -88,15 +88,15 @@ class PageWriter:
         self._memory = mmap.mmap(file.descriptor, _SIZE)
         self._number = 1
         self._count = 0
-        self._end = _VALUES
+        self._end = 0
 
     def add(self, ticket: int, seconds: float, data: bytes) -> bool:
         """Add a result. Return False if the page has no room for it."""
         memory, count, start = self._memory, self._count, self._end
         end = start + len(data)
-        if count == MOST_RESULTS or end > _SIZE:
+        if count == MOST_RESULTS or end > _SIZE - _VALUES:
             return False
-        memory[start:end] = data
+        memory[_VALUES + start : _VALUES + end] = data
         _pack_entry(memory, _ENTRIES + count * _ENTRY.size, ticket, seconds, end)
         self._count, self._end = count + 1, end
         # Last: from here on the parent may read the result.
@@ -107,11 +107,12 @@ class PageWriter:
         """Return the entries and the values of the page, for a frame; ``None`` if it is empty."""
         if not self._count:
             return None
-        return self._memory[_ENTRIES : _ENTRIES + self._count * _ENTRY.size], self._memory[_VALUES : self._end]
+        memory, size = self._memory, self._count * _ENTRY.size
+        return memory[_ENTRIES : _ENTRIES + size], memory[_VALUES : _VALUES + self._end]
 
     def turn(self) -> None:
         """Begin a new page, after the old one was sent."""
-        self._number, self._count, self._end = self._number + 1, 0, _VALUES
+        self._number, self._count, self._end = self._number + 1, 0, 0
         _pack_head(self._memory, 0, self._number << _SHIFT)
 
 
@@ -173,15 +174,14 @@ def _parse(entries: bytes, values: bytes, known: int) -> Page:
     """Return the results on a page, without those that are known. At the speed of C: maps may have many thousands."""
     if len(entries) <= known * _ENTRY.size:
         return _EMPTY
-    try:
-        tickets, seconds, ends = zip(*_ENTRY.iter_unpack(entries), strict=True)
-    except struct.error as error:
-        raise ValueError(f"a page has {len(entries)} bytes of entries") from error
-    bounds = [_VALUES, *ends]
-    if bounds != sorted(bounds) or bounds[-1] - _VALUES > len(values):
+    if len(entries) % _ENTRY.size:
+        raise ValueError(f"a page has {len(entries)} bytes of entries")
+    words, numbers = memoryview(entries).cast("Q"), memoryview(entries).cast("d")
+    bounds = [0, *words[2::3].tolist()]
+    if bounds != sorted(bounds) or bounds[-1] > len(values):
         raise ValueError("the values on a page have wrong bounds")
-    data = [values[start - _VALUES : end - _VALUES] for start, end in pairwise(bounds)]
-    return Page(tickets[known:], seconds[known:], data[known:])
+    data = [values[start:end] for start, end in pairwise(bounds[known:])]
+    return Page(words[::3].tolist()[known:], numbers[1::3].tolist()[known:], data)
 
 
 _pack_entry, _pack_head = _ENTRY.pack_into, _HEAD.pack_into

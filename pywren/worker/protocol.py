@@ -32,11 +32,23 @@ from pywren.worker.task import Function, RunResult, Task
 _loads = pickle.loads
 _quoted = json.encoder.encode_basestring_ascii  # ``json.dumps`` itself calls functions that the user can replace
 _PickleBuffer = pickle.PickleBuffer
+_pack, _unpack = struct.pack, struct.unpack
 
 # Eight bytes, written and read as a whole. A write of up to PIPE_BUF bytes is never torn (pipe(7)), and POSIX
 # guarantees at least 512.
 TICKET = struct.Struct("<Q")
 """A ticket on the ticket pipe: the number of a batch, shifted by ``TICKET_SHIFT``, and the index of a call in it."""
+
+
+def pack_tickets(tickets: Sequence[int]) -> bytes:
+    """Return the bytes of some tickets in a row."""
+    return _pack(f"<{len(tickets)}Q", *tickets)
+
+
+def unpack_tickets(data: bytes) -> tuple[int, ...]:
+    """Return the tickets that ``pack_tickets`` has packed."""
+    return _unpack(f"<{len(data) // TICKET.size}Q", data)
+
 
 TICKET_SHIFT = 32
 """How many bits of a ticket are for the index of the call. A batch has fewer calls than these can count."""

@@ -410,7 +410,7 @@ class TestResults:
         results = Results(stream.calls(range(2), 2))
         first = threading.Thread(target=next, args=(results,))
         first.start()
-        while not stream.made[0]._installed:
+        while not stream.made[0]._waiting:
             time.sleep(0.001)
         for use in (results.close, results.__next__):
             with pytest.raises(ArgumentError, match="one thread"):

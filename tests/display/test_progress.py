@@ -29,7 +29,7 @@ from pywren.client.verdict import Verdict
 from pywren.display import progress as bars
 from pywren.display.progress import Invoking, Progress
 from pywren.exceptions import ArgumentError, ConfigError, StorageError
-from pywren.future import ResponseFuture
+from pywren.future import ResponseFuture, new_futures
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,7 +58,7 @@ class Origin:
         self._counts = counts
 
     def futures(self, count: int) -> list[ResponseFuture]:
-        return [ResponseFuture(f"{number:05d}", self.callset.id, origin=self) for number in range(count)]
+        return new_futures(self, [f"{number:05d}" for number in range(count)])
 
     def take(self, futures):
         pass

@@ -160,8 +160,8 @@ def test_a_page_has_room_for_some_results() -> None:
         (b"x", b""),
         (bytes(23), b""),
         (struct.pack("<QdQ", 1, 0.5, 1 << 63), b"x"),
-        (struct.pack("<QdQ", 1, 0.5, 0), b"x"),
-        (struct.pack("<QdQ", 1, 0.5, 64 + 256 * 24 + 2), b"x"),
+        (struct.pack("<QdQQdQ", 1, 0.5, 1, 2, 0.5, 0), b"x"),
+        (struct.pack("<QdQ", 1, 0.5, 2), b"x"),
     ],
     ids=["short", "cut", "beyond", "before", "after"],
 )
@@ -177,7 +177,8 @@ def test_memory_that_the_call_has_written_to() -> None:
     os.pwrite(both.file.descriptor, struct.pack("<Q", 1 << 16 | 60_000), 0)
     both.look()
     assert both.read == []
-    os.pwrite(both.file.descriptor, struct.pack("<Q", 1 << 16 | 3), 0)
+    os.pwrite(both.file.descriptor, struct.pack("<QdQ", 1, 0.5, 64 * 1024), 64)
+    os.pwrite(both.file.descriptor, struct.pack("<Q", 1 << 16 | 1), 0)
     with pytest.raises(ValueError, match="page"):
         both.look()
 

@@ -31,7 +31,7 @@ from pywren.worker.child.output import Output
 from pywren.worker.child.runner import TaskRunner
 from pywren.worker.descriptors import high_descriptor
 from pywren.worker.frames import Channel, Frame, UnlinkedFile
-from pywren.worker.protocol import TICKET, TICKET_SHIFT, function_from, packed_from, send_result
+from pywren.worker.protocol import TICKET, TICKET_SHIFT, function_from, packed_from, send_result, unpack_tickets
 from pywren.worker.task import RunResult
 
 # The user's function may replace any of these under its public name.
@@ -125,12 +125,12 @@ class PoolChild:
             for frame in self.channel.receive():
                 self._take_frame(frame)
         entry = self.arguments.pop(ticket)
-        argument, references = (Packed(entry), ()) if isinstance(entry, bytes) else self._argument(entry)
+        argument, references = self._argument(entry)
         function, extra_env, shown = self.batches[ticket >> TICKET_SHIFT]
         if shown:
             self.output.begin(shown=True)
         # Such a call cannot have changed, printed or left anything. Most short calls are like this.
-        nothing_to_mend = function.is_inert and type(entry) is bytes and _is_plain(entry) and not (shown or extra_env)
+        nothing_to_mend = function.is_inert and _is_plain(entry) and not (shown or extra_env)
         try:
             result = self.runner.run(function.load, argument, references, extra_env, mend=not nothing_to_mend)
         except BaseException as error:  # noqa: BLE001 -- sys.exit() and the like end this process, as anywhere
@@ -158,10 +158,9 @@ class PoolChild:
         function, arguments, compute, channel = loaded.load(), self.arguments, self.runner.compute, self.channel
         add, age = self.page.add, 0.0
         while (ticket := self._next_ticket()) is not None:
-            entry = arguments.get(ticket)
-            if ticket >> TICKET_SHIFT != batch or type(entry) is not bytes or not _is_plain(entry):
+            if ticket >> TICKET_SHIFT != batch or ticket not in arguments or not _is_plain(arguments[ticket]):
                 break
-            del arguments[ticket]
+            entry = arguments.pop(ticket)
             try:
                 data, seconds, result = compute(function, entry)
             except BaseException as error:  # noqa: BLE001 -- as in ``_run``
@@ -205,8 +204,10 @@ class PoolChild:
         error = result.exception[0] if result.exception is not None else None
         return self.runner.condition.is_sound_after(result.info["exec_time"], error, begun=result.begun)
 
-    def _argument(self, entry: Any) -> tuple[Packed, Sequence[bytes]]:
-        """Return an argument that is not a plain pickle, and the encoded outcomes that its references stand for."""
+    def _argument(self, entry: Any) -> tuple[Any, Sequence[bytes]]:
+        """Return an argument as ``TaskRunner.run`` takes it, and the encoded outcomes that its references stand for."""
+        if type(entry) is not tuple:
+            return Packed(entry) if type(entry) is bytes else entry, ()
         where, referred = entry
         references = [one if isinstance(one, bytes) else self.arenas[one[0]].read(*one[1:]) for one in referred]
         if isinstance(where, list):
@@ -216,14 +217,15 @@ class PoolChild:
 
     def _take_frame(self, frame: Frame) -> None:
         if frame.kind == frames.ARGUMENTS:
-            terms, arguments = _loads(frame.meta)
+            terms, tickets, entries = _loads(frame.meta)
             if terms is not None:
                 key, load_anew, extra_env, shown = terms
                 function = self.functions[key]
                 if load_anew:  # callsets share this key, and an earlier one may have changed the function's variables
                     function = self.functions[key] = function.unchanged()
                 self.batches[frame.number] = (function, extra_env, shown)
-            self.arguments.update(arguments)  # of several calls: their tickets follow in the pipe, or are taken back
+            # Of several calls: their tickets follow in the pipe, or are taken back.
+            self.arguments.update(zip(unpack_tickets(tickets), entries, strict=True))
         elif frame.kind == frames.FUNCTION:
             source = function_from(frame.segments(), frame.number)
             self.functions[frame.number] = LoadedFunction(source, self.runner, self.root)
@@ -252,9 +254,11 @@ class PoolChild:
             del self.arguments[ticket]  # a cancelled call: its ticket was taken back after the argument had arrived
 
 
-def _is_plain(pickled: bytes) -> bool:
-    """Tell whether a pickled argument is plain data, which unpickling runs no code for."""
-    return not (_NAMES in pickled or _FUTURE_MARK in pickled or pickled.endswith(NAMES_FOLLOW))
+def _is_plain(entry: Any) -> bool:
+    """Tell whether an argument is plain data: a number, a string, or a pickle that is read without running code."""
+    if type(entry) is not bytes:
+        return type(entry) is not tuple
+    return not (_NAMES in entry or _FUTURE_MARK in entry or entry.endswith(NAMES_FOLLOW))
 
 
 def _wait_to_be_killed() -> NoReturn:

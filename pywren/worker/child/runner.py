@@ -37,7 +37,7 @@ _dump_result, _dump_exception = packed.dump_result, packed_exceptions.dump_excep
 _add_hint = finished_futures.add_hint
 _Exception = Exception
 _loads, _load_argument, _load_with_names = packed.loads, arguments.load_argument, arguments.load_with_names
-_type, _CoroutineType = type, types.CoroutineType
+_type, _bytes, _CoroutineType = type, bytes, types.CoroutineType
 _FUTURE_MARK = FUTURE.encode()
 _plain_loads, _plain_dumps = pickle.loads, pickle.dumps
 
@@ -83,7 +83,7 @@ class TaskRunner:
     def run(
         self,
         load: Callable[[], Callable[[Any], Any]],
-        argument: Packed,
+        argument: Any,
         references: Sequence[bytes],
         extra_env: Mapping[str, str | None],
         *,
@@ -93,7 +93,7 @@ class TaskRunner:
 
         Args:
             load: returns the function; called in the call's environment, because loading runs the user's imports.
-            argument: the pickled argument of the call.
+            argument: the pickled argument of the call (``Packed``), or a number or string itself.
             references: encoded outcomes that the argument refers to.
             extra_env: environment variables of this call; ``None`` hides a variable from it.
             mend: False when the call cannot have changed anything that is needed to pickle its result.
@@ -147,12 +147,12 @@ class TaskRunner:
             info = {"setup_time": called - started, "exec_time": (ended or now) - called}
             return _raised(error, info, references) if ended is None else _not_pickled(error, info)
 
-    def compute(self, function: Callable[[Any], Any], argument: bytes) -> tuple[bytes, float, RunResult | None]:
+    def compute(self, function: Callable[[Any], Any], argument: Any) -> tuple[bytes, float, RunResult | None]:
         """Run one more call of a function that can only compute, when no other call has come in between.
 
         Args:
             function: the function, as it was loaded for a call before.
-            argument: the pickled argument, which is plain data.
+            argument: the pickled argument, which is plain data, or a number or string itself.
 
         Returns:
             What the function returned, as a small pickle, and for how many seconds it ran; the third item is ``None``.
@@ -164,14 +164,18 @@ class TaskRunner:
         called = _perf_counter()
         ended = None
         try:
-            value = function(_plain_loads(argument))
+            value = function(_plain_loads(argument) if _type(argument) is _bytes else argument)
             ended = _perf_counter()
             # Numbers and strings as ``dump_result`` pickles them, without its steps: they take longer than such a call.
-            is_atom = _type(value) in ATOMS
-            body = Packed(_plain_dumps(value, PROTOCOL)) if is_atom else _dump_result(value, out_of_band=True)
-            if len(body.data) <= MOST_BYTES and not body.buffers:
-                return body.data, ended - called, None
-            return b"", 0.0, RunResult(True, body, info={"setup_time": 0.0, "exec_time": ended - called})
+            if _type(value) in ATOMS:
+                body, data = None, _plain_dumps(value, PROTOCOL)
+            else:
+                body = _dump_result(value, out_of_band=True)
+                data = body.data
+            if len(data) <= MOST_BYTES and not (body and body.buffers):
+                return data, ended - called, None
+            info = {"setup_time": 0.0, "exec_time": ended - called}
+            return b"", 0.0, RunResult(True, body or Packed(data), info=info)
         except _Exception as error:
             info = {"setup_time": 0.0, "exec_time": (ended or _perf_counter()) - called}
             return b"", 0.0, _raised(error, info) if ended is None else _not_pickled(error, info)
@@ -187,8 +191,10 @@ class TaskRunner:
             self.condition.spend()
         return has_run
 
-    def _load_argument(self, argument: Packed, references: Sequence[bytes]) -> Any:
+    def _load_argument(self, argument: Any, references: Sequence[bytes]) -> Any:
         """Unpickle an argument in the quickest way that works: most arguments contain neither futures nor names."""
+        if type(argument) is not Packed:
+            return argument
         if argument.data.endswith(NAMES_FOLLOW):
             value, names = _load_with_names(argument, references)
             self._program.add(names)

@@ -7,12 +7,13 @@ Everything else happens with the pool's lock held.
 from __future__ import annotations
 
 import itertools
+import sys
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from pywren.pickling.packed import Packed
+from pywren.pickling.packed import Packed, Scalars
 from pywren.worker import frames
 from pywren.worker.frames import Outgoing, UnlinkedFile
 from pywren.worker.pages import Page
@@ -20,7 +21,8 @@ from pywren.worker.protocol import function_segments, packed_segments
 from pywren.worker.task import Function, Repeat, Repeats, RunResult
 
 Entry = Any
-"""An argument as it is sent to a child: the pickle, or ``(segments or (arena, offset, sizes), references)``.
+"""An argument as it is sent to a child: the number or string itself; the pickle; or for any other argument,
+``(segments or (arena, offset, sizes), references)``.
 
 A reference is an encoded outcome or, if that is big, ``(arena, offset, size)``.
 """
@@ -123,6 +125,8 @@ class Batch:
         self.pages: list[tuple[Sequence[int], Page]] = []
         # Calls that wait for ``let_go``, because their references are not known yet.
         self.held: set[int] = set()
+        # How many bytes an entry may have, so that ``take`` need not look at each; nobody has looked at pickles.
+        self._largest = _INLINE_AHEAD_BYTES
         self._cursor = 0  # the first call that was never given to a child
         self._returned: deque[int] = deque()  # calls that were taken back from a child
 
@@ -132,10 +136,13 @@ class Batch:
         """Add calls to the batch, with snapshots of the arguments, because the caller may change them later."""
         limit = frames.INLINE_LIMIT
         # No lock is held here, on purpose: copying gigabytes must stop neither the pump nor other callers.
-        self.entries = [
-            packed.data if not packed.buffers and len(packed.data) <= limit else self._snapshot(packed)
-            for packed in arguments
-        ]
+        if isinstance(arguments, Scalars):
+            self.entries, self._largest = arguments.values.copy(), arguments.largest
+        else:
+            self.entries = [
+                packed.data if not packed.buffers and len(packed.data) <= limit else self._snapshot(packed)
+                for packed in arguments
+            ]
         for index, needed in enumerate(references or ()):
             self._refer(index, needed)
         self.held.update(held)
@@ -144,6 +151,7 @@ class Batch:
 
     def extend(self, argument: bytes) -> None:
         """Add one more call, whose argument is a plain pickle, while earlier calls are outstanding."""
+        self._largest = max(self._largest, len(argument))  # before ``take`` may find the entry
         self.entries.append(argument)
         self.done.append(0)
         self.remaining += 1
@@ -151,8 +159,8 @@ class Batch:
     def _refer(self, index: int, references: Sequence[bytes]) -> None:
         if references:
             entry = self.entries[index]
-            # References travel only in the second form, which the child tells from the first by its type
-            # (``PoolChild._run``).
+            # References travel only in the last form, which the child tells from the others by its type
+            # (``PoolChild._run``). Scalars have none.
             where = [entry] if type(entry) is bytes else entry[0]
             self.entries[index] = (where, list(references))
             self.has_big_references = self.has_big_references or any(map(_is_big, references))
@@ -190,7 +198,7 @@ class Batch:
         """
         for index in indices:
             entry = self.entries[index]
-            references: Any = () if type(entry) is bytes else entry[1]
+            references: Any = entry[1] if type(entry) is tuple else ()
             for position, reference in enumerate(references):
                 if _is_big(reference):
                     # No room, or no descriptor left: it is sent in the frame.
@@ -211,7 +219,7 @@ class Batch:
         entry = self.entries[index]
         # ``None`` is an argument whose call has ended: ``Ledger.finish`` drops the argument, and asks for its arenas
         # before.
-        if type(entry) is bytes or entry is None:
+        if type(entry) is not tuple:
             return
         where, references = entry
         if type(where) is tuple:
@@ -230,7 +238,7 @@ class Batch:
     def entry(self, index: int) -> Entry:
         """Return the argument of a call in the form in which it is sent."""
         entry = self.entries[index]
-        if type(entry) is bytes:
+        if type(entry) is not tuple:
             return entry
         where, references = entry
         if type(where) is tuple:
@@ -270,12 +278,15 @@ class Batch:
             index = self._returned.popleft()
             if not self.done[index]:
                 indices.append(index)
+        start, end = self._cursor, min(self._cursor + count - len(indices), len(self.entries))
+        if self.done.find(1, start, end) < 0 and not self.held and (end - start) * self._largest <= _INLINE_AHEAD_BYTES:
+            self._cursor = end
+            return [*indices, *range(start, end)]  # all of them, as in most long maps
         size = 0
         while self._cursor < len(self.entries) and len(indices) < count and size < _INLINE_AHEAD_BYTES:
             index, self._cursor = self._cursor, self._cursor + 1
             if not self.done[index] and index not in self.held:
-                entry = self.entries[index]
-                size += len(entry) if type(entry) is bytes else _BIG_ENTRY_BYTES + _inline_bytes(entry[1])
+                size += _inline_size(self.entries[index])
                 indices.append(index)
         return indices
 
@@ -306,6 +317,13 @@ class Place(NamedTuple):
 
 def _is_big(reference: bytes | Place) -> bool:
     return type(reference) is bytes and len(reference) > frames.INLINE_LIMIT
+
+
+def _inline_size(entry: Entry) -> int:
+    """Return how many bytes are sent to a child for an argument, not counting what it finds in an arena."""
+    if type(entry) is tuple:
+        return _BIG_ENTRY_BYTES + _inline_bytes(entry[1])
+    return len(entry) if type(entry) is bytes else sys.getsizeof(entry)
 
 
 def _inline_bytes(references: Sequence[bytes | Place]) -> int:

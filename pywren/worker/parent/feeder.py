@@ -182,7 +182,7 @@ class Feeder:
         count, tickets = len(page.tickets), member.tickets
         if not count:
             return 0
-        heads = tuple([tickets.popleft() for _ in range(min(count, len(tickets)))])
+        heads = [tickets.popleft() for _ in range(min(count, len(tickets)))]
         # They answer the first tickets, which are of one batch, or else the user's code has written this.
         if heads != page.tickets or max(heads) >> TICKET_SHIFT != min(heads) >> TICKET_SHIFT:
             tickets.extendleft(reversed(heads))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import pickle
 import select
-import struct
 import time
 from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,7 @@ from pywren.worker.frames import UnlinkedFile
 from pywren.worker.parent.batch import Batch
 from pywren.worker.parent.output import LabelledLines, OutputTail, Sink
 from pywren.worker.parent.process import Process
-from pywren.worker.protocol import TAIL_LIMIT, TICKET, TICKET_SHIFT
+from pywren.worker.protocol import TAIL_LIMIT, TICKET, TICKET_SHIFT, pack_tickets, unpack_tickets
 
 # Calls that take longer than this are worth moving: a move costs a few system calls, and sends the argument once more.
 STALL_SECONDS = 0.002
@@ -146,11 +145,9 @@ class Member:
         # Send arguments before tickets: a child that has read a ticket waits only for the argument on the socket.
         base = batch.number << TICKET_SHIFT
         tickets = [base | index for index in indices]
-        if batch.arenas:
-            entries = {base | index: batch.entry(index) for index in indices}
-        else:
-            entries = dict(zip(tickets, map(batch.entries.__getitem__, indices), strict=True))
-        self._queue(frames.encode_note(frames.ARGUMENTS, pickle.dumps((terms, entries), 5), batch.number))
+        entry = batch.entry if batch.arenas else batch.entries.__getitem__
+        meta = pickle.dumps((terms, pack_tickets(tickets), [*map(entry, indices)]), 5)
+        self._queue(frames.encode_note(frames.ARGUMENTS, meta, batch.number))
         self._batches.add(batch.number)
         self._flush()
         # One shown call at a time: whatever arrives in the pipes until its result belongs to it (``shown_tails``).
@@ -171,7 +168,7 @@ class Member:
         self.tickets.extend(tickets)
         try:
             # If the child is dead, the tickets stay in the pipe, and ``Feeder.settle_dead`` takes them back from there.
-            os.write(self.process.tickets_out, struct.pack(f"<{len(tickets)}Q", *tickets))
+            os.write(self.process.tickets_out, pack_tickets(tickets))
         except BrokenPipeError:
             pass  # this never happens, because this process also has a read end
         self.in_doubt = before
@@ -232,7 +229,7 @@ class Member:
             except BlockingIOError:
                 break
             # Whole tickets only: all writes and reads of both sides are multiples of eight bytes.
-            taken.extend(struct.unpack(f"<{len(data) // TICKET.size}Q", data))
+            taken.extend(unpack_tickets(data))
         if taken:
             # Not simply the last ones: after Ctrl-C, tickets may be noted that were never written.
             gone = set(taken)

@@ -25,7 +25,7 @@ import psutil
 import pytest
 from child_processes import WAIT, error, value, wait_until
 
-from pywren.pickling.packed import dumps
+from pywren.pickling.packed import Packed, Scalars, dumps
 from pywren.wire.cause import Cause
 from pywren.worker.parent.batch import Batch
 from pywren.worker.parent.pool import LocalPool
@@ -42,6 +42,25 @@ def echo(x: Any) -> Any:
     while x == FOREVER:
         pass
     return x
+
+
+def pickles(args: Sequence[Any]) -> Sequence[Packed]:
+    """Pickle each argument."""
+    return [dumps(arg, out_of_band=True) for arg in args]
+
+
+def scalars(args: Sequence[Any]) -> Sequence[Packed]:
+    """Leave numbers and strings as they are, as maps do."""
+    return Scalars.of([*args]) or pickles(args)
+
+
+packed = pickles
+
+
+@pytest.fixture(autouse=True, params=[pickles, scalars])
+def _packed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the arguments of calls packed in one way or the other."""
+    monkeypatch.setattr(sys.modules[__name__], "packed", request.param)
 
 
 @pytest.fixture(params=[1, 2])
@@ -66,7 +85,7 @@ class Calls:
         function = called if isinstance(called, Function) else Function(os.urandom(8).hex(), dumps(called))
         self.batch: Batch = pool.submit(
             function,
-            [dumps(arg, out_of_band=True) for arg in args],
+            packed(args),
             on_results=self._take,
             on_start=self._start,
             **options,
@@ -107,6 +126,9 @@ def hang(pool: LocalPool, calls: int = 700) -> Calls:
     found = Calls(pool, echo, [*range(calls), *[FOREVER] * processes])
     found.wait_for(*range(calls))
     found.wait_until_running(*range(calls, found.count))
+    # A call counts as running once a process is to take it next. The process has taken it when it computes again.
+    used = {process: process.cpu_times().user for process in children()}
+    assert wait_until(lambda: all(process.cpu_times().user > used[process] + 0.05 for process in used))
     return found
 
 

@@ -62,6 +62,7 @@ def _deep_size(roots: Iterable[Any], known: set[int]) -> float:
         known.add(id(one))
         size += sys.getsizeof(one)
         rest.extend(gc.get_referents(one))
-        # Python 3.13 keeps attributes beside an object, where neither of the above finds them, until somebody asks.
-        rest.append(getattr(one, "__dict__", None))
+        # Python 3.13 keeps attributes beside an object, where neither of the above finds them, until somebody asks. An
+        # object without such attributes gets its dictionary only now.
+        rest.append(getattr(one, "__dict__", None) or None)
     return size

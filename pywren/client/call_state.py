@@ -55,8 +55,8 @@ DONE = frozenset({FINISHED, CANCELLED_AND_NOTIFIED})
 
 _shared_by = attrgetter("_shared")
 
-# Guards the making of conditions. It is the innermost lock. Reentrant, because an allocation
-# under it may run the garbage collector, and that any destructor.
+# Guards the making of conditions. It is the innermost lock. Reentrant, because an allocation under it may run the
+# garbage collector, and that any destructor.
 _making = threading.RLock()
 _conditions: weakref.WeakSet[threading.Condition] = weakref.WeakSet()  # all that ``_making`` has made
 
@@ -74,8 +74,8 @@ in_each_child(_conditions, threading.Condition.__init__)
 class CallState(concurrent.futures.Future[R]):
     """The state of one call, and the waiters to notify when it ends. It is generic in what the function returns.
 
-    Subclasses call ``_begin``. The modules of ``pywren.client`` and
-    ``pywren.future`` use the underscored names; programs must not.
+    Whatever makes a future calls ``_begin``. The modules of ``pywren.client`` and ``pywren.future`` use the underscored
+    names; programs must not.
     """
 
     # A map may make ten thousand futures. The fields that change in each have slots, because giving an object a further
@@ -95,7 +95,7 @@ class CallState(concurrent.futures.Future[R]):
 
     call_id: str
     callset_id: str
-    status_query_count = 0  # of a storage
+    status_query_count = 0  # how often polls have asked a storage for the status
 
     # The fields of the base class. ``_begin`` does without its lock and two lists.
     _state: str

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pywren.client import call_state
@@ -52,13 +52,13 @@ def of_status(status: Status, outcome: bytes | None, callset_id: str) -> Verdict
         outcome: the encoded outcome, verified; ignored when the status reports a failure.
         callset_id: the callset.
     """
-    call_id, document = status.call_id, status.document()
+    call_id = status.call_id
     if status.failure is not None:
-        return Verdict(None, status.failure.error(callset_id, call_id, document), status)
+        return Verdict(None, status.failure.error(callset_id, call_id, status.document()), status)
     try:
         # On the thread that polls, without a lock. The bytes have been verified, since loading them runs code.
         decoded = Outcome.decode(outcome or b"")
-        value, error = _load(decoded.success, Packed(decoded.body), callset_id, call_id, document)
+        value, error = _load(decoded.success, Packed(decoded.body), callset_id, call_id, status)
     except DecodeError as problem:
         return Verdict(None, problem, status)
     except Exception as problem:  # noqa: BLE001 -- an error in one call must not affect the outcomes of others
@@ -143,7 +143,7 @@ def encoded(verdict: Verdict) -> bytes:
 
 
 def _load(
-    success: bool, body: Packed, callset_id: str, call_id: str, status: Mapping[str, Any] | None = None
+    success: bool, body: Packed, callset_id: str, call_id: str, status: Status | None = None
 ) -> tuple[Any, BaseException | None]:
     """Unpickle what the function returned or raised.
 
@@ -156,9 +156,11 @@ def _load(
     """
     try:
         if success:
-            return packed.load_result(body, call_id=call_id, callset_id=callset_id, status=status), None
-        error = packed_exceptions.load_exception(body, call_id=call_id, callset_id=callset_id, status=status)
+            return packed.load_result(body, call_id=call_id, callset_id=callset_id), None
+        document = None if status is None else status.document()
+        error = packed_exceptions.load_exception(body, call_id=call_id, callset_id=callset_id, status=document)
     except ResultSerializationError as problem:
+        problem.status = None if status is None else status.document()  # not before: most results can be unpickled
         return None, problem
     except KeyboardInterrupt as interrupt:
         if threading.current_thread() is threading.main_thread():
@@ -170,7 +172,7 @@ def _load(
             "unpickling the result raised KeyboardInterrupt: " + repr(interrupt),
             call_id=call_id,
             callset_id=callset_id,
-            status=status,
+            status=None if status is None else status.document(),
         )
     if isinstance(error, FileNotFoundError):
         with contextlib.suppress(Exception):  # the error's class is the user's: adding a hint must not fail

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import io
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple, NoReturn, overload
 
@@ -259,7 +259,6 @@ def load_result(
     *,
     call_id: str | None = None,
     callset_id: str | None = None,
-    status: Mapping[str, Any] | None = None,
 ) -> Any:
     """Unpickle a result in the client.
 
@@ -267,7 +266,6 @@ def load_result(
         packed: the result; it must have been verified.
         call_id: the call, for the error message.
         callset_id: the callset of the call.
-        status: the status of the call.
 
     Raises:
         ResultSerializationError: unpickling raised an exception, exited or recursed too deeply.
@@ -277,8 +275,7 @@ def load_result(
     except KeyboardInterrupt:
         raise  # the user's own Ctrl-C
     except BaseException as error:  # a SystemExit that the result's own code raises must not end the client
-        call = {"call_id": call_id, "callset_id": callset_id, "status": status}
-        raise not_loaded(f"the result of call {call_id}", error, **call) from error
+        raise not_loaded(f"the result of call {call_id}", error, call_id=call_id, callset_id=callset_id) from error
 
 
 def not_loaded(what: str, problem: BaseException, **call: Any) -> ResultSerializationError:

@@ -39,17 +39,6 @@ _pack, _unpack = struct.pack, struct.unpack
 TICKET = struct.Struct("<Q")
 """A ticket on the ticket pipe: the number of a batch, shifted by ``TICKET_SHIFT``, and the index of a call in it."""
 
-
-def pack_tickets(tickets: Sequence[int]) -> bytes:
-    """Return the bytes of some tickets in a row."""
-    return _pack(f"<{len(tickets)}Q", *tickets)
-
-
-def unpack_tickets(data: bytes) -> tuple[int, ...]:
-    """Return the tickets that ``pack_tickets`` has packed."""
-    return _unpack(f"<{len(data) // TICKET.size}Q", data)
-
-
 TICKET_SHIFT = 32
 """How many bits of a ticket are for the index of the call. A batch has fewer calls than these can count."""
 
@@ -69,6 +58,19 @@ TAIL_LIMIT = 64 * 1024
 
 # Pickled once: most functions bring neither modules nor a runtime.
 _NOTHING_BESIDE = pickle.dumps(({}, None), 5)  # no modules, no runtime
+
+
+# -- tickets -----------------------------------------------------------------------------------------------------------
+
+
+def pack_tickets(tickets: Sequence[int]) -> bytes:
+    """Return the bytes of some tickets in a row."""
+    return _pack(f"<{len(tickets)}Q", *tickets)
+
+
+def unpack_tickets(data: bytes) -> tuple[int, ...]:
+    """Return the tickets that ``pack_tickets`` has packed."""
+    return _unpack(f"<{len(data) // TICKET.size}Q", data)
 
 
 # -- pickles -----------------------------------------------------------------------------------------------------------

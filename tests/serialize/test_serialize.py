@@ -9,6 +9,7 @@ import pytest
 
 from pywren.exceptions import SerializationError
 from pywren.pickling.finished_futures import FinishedFuture
+from pywren.pickling.packed import Scalars
 from pywren.serialize import SerializeIndependent, Serializer, create_mod_data
 from pywren.storage.runtime_info import LAMBDA_PREINSTALLS
 
@@ -292,13 +293,13 @@ def test_a_future_that_the_function_uses_travels_by_value():
     assert pickle.loads(packed.func.data)(1) == 6
 
 
-def test_small_arguments_need_no_pickler_of_their_own(monkeypatch):
-    """Numbers, texts and truth values take a short cut, which makes maps of thousands of them fast."""
+def test_numbers_and_texts_are_not_pickled_in_advance(monkeypatch):
+    """Maps of thousands of them are fast, and what needs a pickle gets one."""
     monkeypatch.setattr(
         "pywren.serialize.serialize.dump", lambda item, **_: pytest.fail(f"{item!r} takes the long way")
     )
     items = [*range(10_000), 1.5, "text", True]
-    packed = Serializer().pack_call(len, items)
+    packed = Serializer().pack_call(len, Scalars.of(items))
     assert [pickle.loads(item.data) for item in packed.items] == items
 
 

@@ -51,6 +51,18 @@ class Name(str):
     pass
 
 
+class Meta(type):
+    def __eq__(cls, other):
+        raise LookupError("compared")
+
+    def __hash__(cls):
+        raise LookupError("hashed")
+
+
+class Odd(metaclass=Meta):
+    pass
+
+
 @pytest.fixture(scope="module", params=executors.KINDS)
 def ready(request, tmp_path_factory):
     """Return an executor of each kind."""
@@ -134,7 +146,11 @@ def test_they_are_a_sequence_of_pickles():
         packed[len(VALUES)]
 
 
-@pytest.mark.parametrize("items", [[], [1, None], [1, b"b"], [Colour.RED], [Name("a")], [1, [2]], BIG[:1]], ids=repr)
+@pytest.mark.parametrize(
+    "items",
+    [[], [1, None], [1, b"b"], [Colour.RED], [Name("a")], [1, [2]], [1, Odd()], BIG[:1]],
+    ids=["none", "None", "bytes", "enum", "subclass", "list", "metaclass", "big"],
+)
 def test_others_are_no_scalars(items):
     """Whatever could change, has a class of the program, or is big is pickled at once."""
     assert Scalars.of(items) is None

@@ -142,6 +142,9 @@ def test_they_are_a_sequence_of_pickles():
     assert [loads(one) for one in packed[3:9:2]] == VALUES[3:9:2]
     assert loads(packed[-1]) == VALUES[-1]
     assert 0 < size_of(packed) <= size_of(list(packed))
+    again = Scalars.of(["a" * 3000] * 50)
+    assert again is not None
+    assert 150_000 < size_of(again) <= size_of(list(again))
     with pytest.raises(IndexError):
         packed[len(VALUES)]
 

@@ -82,10 +82,25 @@ class Scalars(Sequence[Packed]):
 
 
 def size_of(packed: Sequence[Packed]) -> int:
-    """Return the size of pickled objects together, in bytes. For scalars, it is that of one pickle of them all."""
-    if isinstance(packed, Scalars):
-        return len(_plain_dumps(packed.values, PROTOCOL))
-    return sum([one.size for one in packed])
+    """Return the size of pickled objects together, in bytes; of scalars, the size of one pickle of them all."""
+    if not isinstance(packed, Scalars):
+        return sum([one.size for one in packed])
+    counter = _Counter()
+    pickler = pickle.Pickler(counter, PROTOCOL)
+    pickler.fast = True  # an item that is there twice counts twice
+    pickler.dump(packed.values)
+    return counter.size
+
+
+class _Counter:
+    """A file that counts what is written to it. The pickler writes pieces, so the pickle is never all in memory."""
+
+    def __init__(self) -> None:
+        self.size = 0
+
+    def write(self, data: bytes) -> int:
+        self.size += len(data)
+        return len(data)
 
 
 # -- writing -------------------------------------------------------------------------------------------------

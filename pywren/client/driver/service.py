@@ -104,13 +104,18 @@ class Share:
         # Calls that were suspected to be dropped and gave no sign of life since.
         self.repeated: dict[CallRecord, None] = {}
         self.looked = math.nan  # when it was last looked at
+        self.life = -1  # of the service, when this was added to it; a forked child has another
 
     def tidy(self) -> None:
         """Give back the memory of attempts that have left ``waiting``, if these are most of them."""
         self._most_waiting = max(self._most_waiting, len(self.waiting))
         if 2 * len(self.waiting) < self._most_waiting:
-            self.waiting, self._most_waiting = dict(self.waiting), len(self.waiting)
-        self.life = -1  # of the service, when this was added to it; a forked child has another
+            before, self.waiting = self.waiting, dict(self.waiting)
+            # The garbage collector may have run a destructor in between that has ended one of the calls. The lock does
+            # not keep it out, as it is on this thread.
+            for attempt in self.waiting.keys() - before.keys():
+                del self.waiting[attempt]
+            self._most_waiting = len(self.waiting)
 
 
 class Service:

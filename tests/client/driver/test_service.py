@@ -191,8 +191,11 @@ class TestDrivers:
         shared, (first, second, third) = self.make(3, Policy(max_concurrency=2))
         self.send(first, second)
         first.running("a", 1, None, "")
+        for driver in (first, second, third):
+            driver.look()
+            driver.decide()
         assert isinstance(third.next_call(), Later)
-        del first
+        del first, driver
         gc.collect()
         self.send(third)
         assert (len(shared.running), len(shared.waiting), shared.outstanding()) == (0, 2, 2)
@@ -211,6 +214,41 @@ class TestDrivers:
         shared.forget_gone()
         assert [one for one in records if one() is not None] == []
         assert (len(shared.waiting), len(shared.repeated), shared.outstanding()) == (0, 0, 0)
+
+    def test_a_call_that_a_destructor_ends_during_a_look_is_forgotten(self) -> None:
+        """The garbage collector may run it at any point, on the thread that holds the lock."""
+        shared = Shared(lambda: 0.0)
+        names = [str(index) for index in range(10)]
+        driver = Driver(names, LAMBDA, service=shared)
+        for name in names:
+            assert driver.next_call() == Ready(name, 1)
+            driver.accepted(name, 1, "id", 0.0)
+        driver.look()
+        driver.decide()
+        for name in names[:6]:
+            driver.settled(name, failed=False)
+
+        class Cancels:
+            def __del__(self) -> None:
+                driver.settled("8", failed=True, cancelled=True)
+
+        before = gc.get_threshold()
+        gc.collect()
+        gc.disable()
+        try:
+            one = Cancels()
+            one.itself = one  # type: ignore[attr-defined] -- only the collector frees it
+            del one
+            with shared.lock:
+                gc.set_threshold(1)
+                gc.enable()
+                driver._record.tidy()
+        finally:
+            gc.set_threshold(*before)
+            gc.enable()
+        gc.collect()
+        assert [call.call_id for call in driver._record.waiting.values()] == ["6", "7", "9"]
+        assert list(shared.waiting) == list(driver._record.waiting)
 
     def test_a_pause_of_an_hour_is_not_observed_by_any_callset(self) -> None:
         _, drivers = self.make(3)

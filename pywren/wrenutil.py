@@ -51,11 +51,6 @@ def create_call_id(index: int | None = None) -> str:
     return uuid_str() if index is None else str(index).zfill(5)  # quicker than a format, for maps of quick calls
 
 
-def create_call_ids(count: int) -> list[str]:
-    """Return the ids of the calls of a map, as ``create_call_id`` makes them, at less cost for each."""
-    return [str(index).zfill(5) for index in range(count)]
-
-
 def bytes_to_b64str(byte_data: bytes) -> str:
     """Return bytes as a base64 string (RFC 4648, with padding)."""
     return base64.b64encode(byte_data).decode("ascii")

@@ -141,6 +141,20 @@ def test_waiters_are_removed_again():
     assert not item._waiting
 
 
+def test_a_wait_that_times_out_leaves_others_in_place():
+    """The futures go on sharing what they have of waiters, so that thousands are settled in one step."""
+    items = some(3)
+    arrivals = waiting.Arrivals()
+    arrivals.add(items)
+    pywren.wait(items[1:], timeout=0.001)
+    assert items[0]._waiting == items[1]._waiting == (arrivals,)
+    assert items[1]._waiting is items[2]._waiting
+    for number, item in enumerate(items):
+        settle(item, number)
+    assert [arrivals.take(0) for _ in items] == items
+    assert not any(item._waiting for item in items)
+
+
 def test_get_all_results_with_exceptions_among_them():
     """``return_exceptions`` returns errors and cancellations where the results would be."""
     items = some(4)

@@ -348,11 +348,15 @@ def install(waiter: Waiter, futures: Sequence[CallState]) -> list[CallState]:
 
 def uninstall(waiter: Waiter, futures: Sequence[CallState]) -> None:
     """Remove a waiter from the waiters of futures. Afterwards no thread notifies it of them."""
+    before: tuple[Waiter, ...] = ()
+    after: tuple[Waiter, ...] = ()
     for siblings in _siblings(futures):
         with siblings[0]._shared:
             for future in siblings:
                 if waiter in future._waiting:  # not in a forked child
-                    future._waiting = tuple([one for one in future._waiting if one is not waiter])
+                    if future._waiting is not before:
+                        before, after = future._waiting, tuple([one for one in future._waiting if one is not waiter])
+                    future._waiting = after
 
 
 def _siblings(futures: Sequence[CallState]) -> Iterator[list[CallState]]:

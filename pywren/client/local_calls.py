@@ -66,7 +66,7 @@ from pywren.worker.pages import Page
 from pywren.worker.parent.lifetime import Use
 from pywren.worker.protocol import results_on
 from pywren.worker.task import Function, Repeat, RunResult
-from pywren.wrenutil import create_call_id, create_call_ids
+from pywren.wrenutil import create_call_id
 
 if TYPE_CHECKING:
     from pywren.client.driver.driver import Attempt
@@ -168,7 +168,7 @@ class LocalCallset:
     ) -> list[ResponseFuture]:
         """Submit the calls to the pool and return their futures."""
         # All futures exist before the pool knows of the calls: the pump may report a result before submit() returns.
-        futures = futures_of(self, create_call_ids(len(submission.arguments)))
+        futures = futures_of(self, map(create_call_id, range(len(submission.arguments))))
         held, references = _inputs_of(submission)
         if self._policy.backup:
             self._attempts.watch([one.call_id for index, one in enumerate(futures) if index not in held])

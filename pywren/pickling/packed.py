@@ -22,7 +22,7 @@ from pywren.pickling.remote_errors import text_of
 OUT_OF_BAND_MIN = 64 * 1024
 """The smallest buffer, in bytes, to keep out of the pickle. Smaller ones cost less to copy than to send separately."""
 
-_LARGEST_SCALAR = 4096  # bytes of memory; bigger ones are few, and not worth to be pickled more than once
+_LARGEST_SCALAR = 4096  # bytes of memory; bigger items are few, and pickling them twice would take long
 
 # Saved before any of the user's code can replace them.
 _plain_dumps, _plain_loads = pickle.dumps, pickle.loads
@@ -49,7 +49,7 @@ class Packed(NamedTuple):
 class Scalars(Sequence[Packed]):
     """Numbers and strings, each of which is pickled when it is taken.
 
-    Long maps have items of these types. What can do without the pickles takes the ``values`` instead.
+    Long maps have items of these types. Code that needs no pickles takes the ``values`` instead.
 
     Args:
         values: the numbers and strings. The list must not change.

@@ -63,7 +63,7 @@ class Page(NamedTuple):
     data: Sequence[bytes]
 
 
-_EMPTY = Page([], [], [])
+_EMPTY = Page((), (), ())
 
 
 def create() -> UnlinkedFile:

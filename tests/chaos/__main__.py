@@ -66,7 +66,7 @@ def run_on_lambda(table: Table, scenarios: Sequence[Scenario], calls: int, seeds
                 table.add(f"{plain.name}, {plain.containers} containers", 0, without)
             for scenario, seed in itertools.product(alike, seeds):
                 outcome = on_lambda(emulator, scenario, calls=calls, seed=seed, patience=wait)
-                table.add(scenario.name, seed, outcome, _bound(without) if scenario.is_bounded else None)
+                table.add(scenario.name, seed, outcome, _bound(without))
 
 
 def run_here(table: Table, calls: int, seeds: Sequence[int], wait: float) -> None:

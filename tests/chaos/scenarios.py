@@ -34,7 +34,6 @@ class Scenario(NamedTuple):
         event_age_scale: by how much Lambda forgets waiting events sooner than configured.
         chunksize: how many calls share an invocation.
         seconds: how long a call takes.
-        is_bounded: whether it is promised how long the map takes at most.
     """
 
     name: str
@@ -43,7 +42,6 @@ class Scenario(NamedTuple):
     event_age_scale: float = 1.0
     chunksize: int | Literal["auto"] = 1
     seconds: float = CALL_SECONDS
-    is_bounded: bool = True
 
 
 WITHOUT = Scenario("no faults", Faults())
@@ -77,9 +75,8 @@ EVERYTHING = Scenario(
 
 IN_CHUNKS = EVERYTHING._replace(name="everything at once, in chunks of 5", chunksize=5)
 
-MANY = EVERYTHING._replace(name="everything at once, short calls", chunksize="auto", seconds=0.01, is_bounded=False)
-"""Chunks as pywren chooses them. Each call that a dead worker leaves behind gets an invocation of its own, so the map
-takes as long as thousands of invocations take."""
+MANY = EVERYTHING._replace(name="everything at once, short calls", chunksize="auto", seconds=0.01)
+"""Chunks as pywren chooses them."""
 
 
 @contextmanager

@@ -160,7 +160,7 @@ class Batch:
         if references:
             entry = self.entries[index]
             # References travel only in the last form, which the child tells from the others by its type
-            # (``PoolChild._run``). Scalars have none.
+            # (``PoolChild._argument``). Numbers and strings have none.
             where = [entry] if type(entry) is bytes else entry[0]
             self.entries[index] = (where, list(references))
             self.has_big_references = self.has_big_references or any(map(_is_big, references))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import math
 
 import pytest
 from test_capacity import accept, callset, end, start
 
 from pywren.client.driver.calls import AttemptRecord, Phase
-from pywren.client.driver.service import Histogram
+from pywren.client.driver.driver import Driver, Ready
+from pywren.client.driver.policy import Policy
+from pywren.client.driver.service import Histogram, Service
 from pywren.client.driver.stragglers import stragglers
 
 
@@ -70,6 +73,21 @@ def test_an_attempt_whose_call_has_ended_neither_waits_nor_runs() -> None:
     end(record, [call], 3.0)
     record.note_start(call, call.attempts[1], 4.0)
     assert (len(record.waiting), len(record.running)) == (0, 0)
+
+
+def test_a_callset_that_goes_after_a_look_leaves_nothing_behind() -> None:
+    service = Service(lambda: 0.0)
+    driver = Driver(["a", "b"], Policy(max_concurrency=2), service=service)
+    for name in ("a", "b"):
+        assert driver.next_call() == Ready(name, 1)
+        driver.accepted(name, 1, "id", 0.0)
+    driver.running("a", 1, None, "")
+    driver.look()
+    driver.decide()
+    del driver
+    gc.collect()
+    service.forget_gone()
+    assert (service.outstanding(), len(service.waiting), len(service.running)) == (0, 0, 0)
 
 
 class TestStragglers:
